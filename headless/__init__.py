@@ -1,0 +1,1 @@
+"""Runs workflow JSON without ComfyUI, over whatever node classes it is handed."""

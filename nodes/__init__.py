@@ -1,0 +1,3 @@
+"""What the user drags onto the canvas."""
+
+NODE_CLASSES: list[type] = []

@@ -1,0 +1,29 @@
+"""The errors of this package. Each message says what was found, where, and what to do."""
+
+
+class SD2ClipError(Exception):
+    """Base of every error that a user can cause or cure."""
+
+
+class UnreadableFileError(SD2ClipError):
+    """A file is missing, truncated, or no model file at all."""
+
+
+class UnsafeFileError(UnreadableFileError):
+    """A pickle refers to code that model weights have no use for. Nothing of it was run."""
+
+
+class NotSD2Error(SD2ClipError):
+    """A readable model file holds no Stable Diffusion 2.x text encoder."""
+
+
+class BrokenEncoderError(SD2ClipError):
+    """A file does hold SD2's text encoder, but tensors of it are missing or misshapen."""
+
+
+class LayerError(SD2ClipError, ValueError):
+    """A layer name or number that this encoder does not have."""
+
+
+class OptionError(SD2ClipError, ValueError):
+    """An option has a value that cannot be honoured."""
