@@ -1,0 +1,99 @@
+"""What a host gives us and what we give a host: the vendored, comfy-style interface.
+
+ComfyUI and our own standalone host both satisfy these Protocols. Nothing here imports a host,
+torch or any other part of this package, so everything may import it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+progress_sink: ContextVar[Callable[[int, int], None] | None] = ContextVar(
+    "sd2_clip_progress_sink", default=None
+)
+"""Where work in progress reports ``(value, maximum)``; whoever executes a node sets it."""
+
+Conditioning = list[list[Any]]
+"""ComfyUI's CONDITIONING: a list of ``[cond, options]``; cond is ``(1, 77 * chunks, 1024)``."""
+
+Tokens = Mapping[str, Sequence[Sequence[tuple[Any, ...]]]]
+"""What ``tokenize`` returns: ``{"h": chunks}``, a chunk being 77 ``(id or vector, weight)``."""
+
+
+class Clip(Protocol):
+    """The handle on a CLIP socket, as nodes use it; ``comfy.sd.CLIP`` is one.
+
+    Handles are shared between nodes: change none, ``clone()`` first.
+    """
+
+    cond_stage_model: Any
+    """The text encoder, an ``nn.Module`` with ``encode_token_weights``."""
+    tokenizer: Any
+    layer_idx: int | None
+
+    def tokenize(self, text: str, return_word_ids: bool = False, **kwargs: Any) -> Tokens: ...
+
+    def encode_from_tokens(
+        self, tokens: Tokens, return_pooled: bool | str = False, return_dict: bool = False
+    ) -> Any: ...
+
+    def encode(self, text: str) -> torch.Tensor: ...
+
+    def clip_layer(self, layer_idx: int | None) -> None: ...
+
+    def clone(self) -> Clip: ...
+
+    def add_patches(
+        self, patches: Any, strength_patch: float = 1.0, strength_model: float = 1.0
+    ) -> Sequence[str]: ...
+
+    def get_sd(self) -> dict[str, torch.Tensor]: ...
+
+    def load_sd(self, sd: dict[str, torch.Tensor], full_model: bool = False) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a text encoder lives and computes, decided once, before its tensors are read."""
+
+    load_device: torch.device
+    """Where it computes."""
+    offload_device: torch.device
+    """Where it waits; equal to ``load_device`` where nothing moves."""
+    dtype: torch.dtype
+    """Of the stored weights."""
+    notes: tuple[str, ...] = ()
+    """What was asked for and could not be had, in words for the user."""
+
+
+class Host(Protocol):
+    """The program around us: its folders, its devices, and how it holds a text encoder."""
+
+    def model_folders(self, kind: str) -> Sequence[Path]:
+        """The folders of one kind, under ComfyUI's names: ``checkpoints``, ``embeddings``, …"""
+
+    def output_directory(self) -> Path:
+        """Where nodes save results; it exists or can be made."""
+
+    def devices(self) -> Sequence[str]:
+        """Names for a device widget: ``auto``, ``cpu``, then ``gpu:N`` for each that is there."""
+
+    def place(self, device: str, dtype: torch.dtype | str | None) -> Placement:
+        """Choose devices and dtype for ``auto``, ``cpu`` or ``gpu:N``; an absent one falls back."""
+
+    def build_clip(
+        self,
+        state_dict: dict[str, torch.Tensor],
+        *,
+        placement: Placement,
+        embedding_directory: Sequence[str] | None,
+        model_options: Mapping[str, Any],
+    ) -> Clip:
+        """A handle around our model and tokenizer, holding *state_dict* (canonical names)."""
