@@ -43,4 +43,6 @@ def load_config(overlay: Mapping[str, Any] | None = None) -> TextEncoderConfig:
     """SD2's sizes, with the values of *overlay* laid over them (tiny models, for tests)."""
     values = json.loads(CONFIG_FILE.read_text(encoding="utf-8"))
     values.update(overlay or {})
-    return TextEncoderConfig(**{field.name: values[field.name] for field in fields(TextEncoderConfig)})
+    return TextEncoderConfig(
+        **{field.name: values[field.name] for field in fields(TextEncoderConfig)}
+    )
