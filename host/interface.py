@@ -44,6 +44,8 @@ class Clip(Protocol):
         self, tokens: Tokens, return_pooled: bool | str = False, return_dict: bool = False
     ) -> Any: ...
 
+    def encode_from_tokens_scheduled(self, tokens: Tokens) -> Conditioning: ...
+
     def encode(self, text: str) -> torch.Tensor: ...
 
     def clip_layer(self, layer_idx: int | None) -> None: ...
@@ -79,21 +81,29 @@ class Host(Protocol):
     def model_folders(self, kind: str) -> Sequence[Path]:
         """The folders of one kind, under ComfyUI's names: ``checkpoints``, ``embeddings``, …"""
 
+    def input_directory(self) -> Path:
+        """Where files that users bring for nodes lie."""
+
     def output_directory(self) -> Path:
-        """Where nodes save results; it exists or can be made."""
+        """Where nodes save results; it may not exist yet."""
 
     def devices(self) -> Sequence[str]:
         """Names for a device widget: ``auto``, ``cpu``, then ``gpu:N`` for each that is there."""
 
-    def place(self, device: str, dtype: torch.dtype | str | None) -> Placement:
-        """Choose devices and dtype for ``auto``, ``cpu`` or ``gpu:N``; an absent one falls back."""
+    def place(self, device: str, dtype: torch.dtype | None) -> Placement:
+        """Choose for ``auto``, ``cpu`` or ``gpu:N``; an absent device falls back, with a note."""
 
     def build_clip(
         self,
-        state_dict: dict[str, torch.Tensor],
+        state_dict: Mapping[str, torch.Tensor],
         *,
         placement: Placement,
         embedding_directory: Sequence[str] | None,
+        layer: str,
+        layer_idx: int | None,
         model_options: Mapping[str, Any],
     ) -> Clip:
-        """A handle around our model and tokenizer, holding *state_dict* (canonical names)."""
+        """A handle around our model and tokenizer, holding *state_dict* (canonical names).
+
+        The tensors are on ``placement.offload_device`` in ``placement.dtype``.
+        """
