@@ -1,3 +1,13 @@
-"""What the user drags onto the canvas."""
+"""What the user drags onto the canvas: declarations, and one short method each."""
 
-NODE_CLASSES: list[type] = []
+from .conditioning import LoadSD2Conditioning, SaveSD2Conditioning
+from .encode import EncodeSD2Text, InspectSD2Text
+from .load import LoadSD2CLIP
+
+NODE_CLASSES = [
+    LoadSD2CLIP,
+    EncodeSD2Text,
+    InspectSD2Text,
+    SaveSD2Conditioning,
+    LoadSD2Conditioning,
+]

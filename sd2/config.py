@@ -1,4 +1,4 @@
-"""The numbers of the text encoder, as ``sd2_clip_config.json`` spells them (transformers' names)."""
+"""The sizes of the text encoder, as ``sd2_clip_config.json`` spells them: transformers' names."""
 
 import json
 from collections.abc import Mapping

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from .config import TextEncoderConfig
 
@@ -35,7 +35,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (self._split(proj(x)) for proj in (self.q_proj, self.k_proj, self.v_proj))
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        out = scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.out_proj(out.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def row(self, x: Tensor, position: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ class Attention(nn.Module):
         q = self._split(self.q_proj(x[batch, position].unsqueeze(1)))  # (B, H, 1, W/H)
         k, v = self._split(self.k_proj(x)), self._split(self.v_proj(x))
         visible = torch.arange(x.shape[1], device=x.device) <= position[:, None]  # (B, T)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible[:, None, None, :])
+        out = scaled_dot_product_attention(q, k, v, attn_mask=visible[:, None, None, :])
         return self.out_proj(out.transpose(1, 2).flatten(1))  # type: ignore[no-any-return]
 
 
@@ -57,7 +57,7 @@ class MLP(nn.Module):
         self.fc2 = operations.Linear(config.intermediate_size, config.hidden_size, **placement)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
+        return self.fc2(gelu(self.fc1(x)))  # type: ignore[no-any-return]
 
 
 class EncoderLayer(nn.Module):

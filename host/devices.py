@@ -1,0 +1,61 @@
+"""Which device and dtype a text encoder gets where we, not ComfyUI, decide."""
+
+from __future__ import annotations
+
+import torch
+
+from ..sd2.errors import OptionError
+from .interface import Placement
+
+DTYPES = {
+    "fp32": torch.float32,
+    "float32": torch.float32,
+    "fp16": torch.float16,
+    "float16": torch.float16,
+    "bf16": torch.bfloat16,
+    "bfloat16": torch.bfloat16,
+}
+
+
+def accelerators() -> list[torch.device]:
+    """Every GPU that torch can use here: CUDA and ROCm, then Intel's XPU, then Apple's MPS."""
+    found = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    if hasattr(torch, "xpu") and torch.xpu.is_available():
+        found += [torch.device("xpu", index) for index in range(torch.xpu.device_count())]
+    if torch.backends.mps.is_available():
+        found.append(torch.device("mps"))
+    return found
+
+
+def parse_device(name: str) -> int | None:
+    """The number in ``gpu:N`` (``gpu`` and ``cuda`` are accepted too); None for ``cpu``."""
+    kind, _, number = name.strip().lower().partition(":")
+    if kind == "cpu":
+        return None
+    if kind in ("gpu", "cuda", "xpu", "mps") and (number.isdecimal() or not number):
+        return int(number or 0)
+    raise OptionError(f"device {name!r} is unknown. Choose auto, cpu, or gpu:0, gpu:1, …")
+
+
+def choose(name: str, dtype: torch.dtype | None) -> Placement:
+    """Resolve ``auto``, ``cpu`` or ``gpu:N``.
+
+    Auto takes the first GPU, or the CPU where there is none. A dtype of None is fp16 on a GPU and
+    fp32 on a CPU, which would have to convert every weight again for each prompt.
+    """
+    gpus = accelerators()
+    cpu = torch.device("cpu")
+    device = gpus[0] if gpus else cpu
+    notes: tuple[str, ...] = ()
+    if name != "auto":
+        number = parse_device(name)
+        if number is None:
+            device = cpu
+        elif number < len(gpus):
+            device = gpus[number]
+        else:
+            there = ", ".join(f"gpu:{i}" for i in range(len(gpus))) or "no GPU"
+            notes = (f"device {name} is not there (this machine has {there}); using {device}.",)
+    if dtype is None:
+        dtype = torch.float32 if device.type == "cpu" else torch.float16
+    return Placement(load_device=device, offload_device=device, dtype=dtype, notes=notes)

@@ -1,0 +1,140 @@
+"""Our own host: model folders, devices and the CLIP handle where there is no ComfyUI."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from ..sd2.errors import SD2ClipError
+from .interface import Clip, Placement
+
+if TYPE_CHECKING:
+    import torch
+
+MODEL_KINDS = ("text_encoders", "clip", "checkpoints", "diffusers", "embeddings", "loras")
+
+EXTRA_PATHS_FILE = "extra_model_paths.yaml"
+
+
+class ModelFoldersError(SD2ClipError):
+    """A folder or an ``extra_model_paths.yaml`` that was named cannot be used."""
+
+
+def read_extra_model_paths(path: Path) -> dict[str, list[Path]]:
+    """ComfyUI's ``extra_model_paths.yaml``: the folders of each kind that concern us.
+
+    Every section may have a ``base_path``; a value is one folder or several, a line each.
+    """
+    try:
+        sections = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ModelFoldersError(f"{path} cannot be read: {error}") from error
+    folders: dict[str, list[Path]] = {kind: [] for kind in MODEL_KINDS}
+    if not isinstance(sections, Mapping):
+        raise ModelFoldersError(f"{path}: expected sections such as 'comfyui:' with folders.")
+    for name, section in sections.items():
+        if section is None:
+            continue
+        if not isinstance(section, Mapping):
+            raise ModelFoldersError(f"{path}: section {name!r} is no list of folders.")
+        base = Path(str(section.get("base_path", "")).strip()).expanduser()
+        for kind in MODEL_KINDS:
+            for line in str(section.get(kind) or "").splitlines():
+                if line.strip():
+                    folders[kind].append(path.parent / base / Path(line.strip()).expanduser())
+    return folders
+
+
+def model_folders(root: Path) -> dict[str, list[Path]]:
+    """The folders of each kind that *root* stands for.
+
+    *root* is a models folder with ComfyUI's names in it, a ComfyUI folder, an
+    ``extra_model_paths.yaml``, or any folder of model files, which then serves for every kind.
+    """
+    if not root.exists():
+        raise ModelFoldersError(f"The models folder {root} does not exist.")
+    if root.is_file():
+        return read_extra_model_paths(root)
+    folders: dict[str, list[Path]] = {kind: [] for kind in MODEL_KINDS}
+    found = False
+    for parent in (root, root / "models"):
+        for kind in MODEL_KINDS:
+            if (parent / kind).is_dir():
+                folders[kind].append(parent / kind)
+                found = True
+    if (root / EXTRA_PATHS_FILE).is_file():
+        for kind, extra in read_extra_model_paths(root / EXTRA_PATHS_FILE).items():
+            folders[kind] += extra
+            found = True
+    return folders if found else {kind: [root] for kind in MODEL_KINDS}
+
+
+class StandaloneHost:
+    """Runs our nodes in a plain process."""
+
+    def __init__(
+        self,
+        models: Sequence[Path] = (),
+        *,
+        output: Path = Path("output"),
+        input: Path = Path("input"),
+        device: str = "auto",
+    ) -> None:
+        self._folders: dict[str, list[Path]] = {kind: [] for kind in MODEL_KINDS}
+        for root in models:
+            for kind, folders in model_folders(root).items():
+                self._folders[kind] += [f for f in folders if f not in self._folders[kind]]
+        self._output = output
+        self._input = input
+        self._device = device
+
+    def model_folders(self, kind: str) -> Sequence[Path]:
+        return [folder for folder in self._folders[kind] if folder.is_dir()]
+
+    def input_directory(self) -> Path:
+        return self._input
+
+    def output_directory(self) -> Path:
+        return self._output
+
+    def devices(self) -> Sequence[str]:
+        from .devices import accelerators
+
+        return ["auto", "cpu", *(f"gpu:{index}" for index in range(len(accelerators())))]
+
+    def place(self, device: str, dtype: torch.dtype | None) -> Placement:
+        from .devices import choose
+
+        return choose(self._device if device == "auto" else device, dtype)
+
+    def build_clip(
+        self,
+        state_dict: Mapping[str, torch.Tensor],
+        *,
+        placement: Placement,
+        embedding_directory: Sequence[str] | None,
+        layer: str,
+        layer_idx: int | None,
+        model_options: Mapping[str, Any],
+    ) -> Clip:
+        from ..sd2.sd2_clip import build_text_encoder
+        from ..sd2.sd2_tokenizer import SD2Tokenizer
+        from .standalone_clip import StandaloneClip
+
+        model = build_text_encoder(
+            state_dict,
+            device=placement.load_device,
+            dtype=placement.dtype,
+            model_options=model_options,
+            layer=layer,
+            layer_idx=layer_idx,
+        )
+        if placement.load_device.type != "cpu":
+            # A CPU computes fp16 and bf16 slowly and ComfyUI in fp32; a GPU is made for them.
+            model.clip_h.compute_dtype = placement.dtype
+        tokenizer = SD2Tokenizer(embedding_directory=embedding_directory)
+        tokenizer.clip_h.embedding_size = model.clip_h.config.hidden_size
+        return StandaloneClip(model, tokenizer)

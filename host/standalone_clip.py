@@ -1,0 +1,131 @@
+"""The standalone host's CLIP handle: ``comfy.sd.CLIP``'s interface without ComfyUI."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..sd2.sd2_clip import SD2ClipModel
+from ..sd2.sd2_tokenizer import SD2Tokenizer
+from .interface import Conditioning, Tokens
+
+
+def with_weights(model: SD2ClipModel, changed: Mapping[str, torch.Tensor]) -> SD2ClipModel:
+    """A model that shares all of *model*'s tensors but those *changed*."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    twin = copy.deepcopy(model, dict(shared))
+    for name, tensor in changed.items():
+        owner, _, leaf = name.rpartition(".")
+        setattr(twin.get_submodule(owner), leaf, torch.nn.Parameter(tensor, requires_grad=False))
+    return twin
+
+
+class StandaloneClip:
+    """A text encoder, its tokenizer, and what a node chose for them.
+
+    Clones share the model; a lock keeps their options apart while one encodes.
+    """
+
+    def __init__(self, cond_stage_model: SD2ClipModel, tokenizer: SD2Tokenizer) -> None:
+        self.cond_stage_model = cond_stage_model
+        self.tokenizer = tokenizer
+        self.layer_idx: int | None = None
+        self.tokenizer_options: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    def clone(self) -> StandaloneClip:
+        """A handle of its own on the same weights."""
+        twin = StandaloneClip(self.cond_stage_model, self.tokenizer)
+        twin.layer_idx = self.layer_idx
+        twin.tokenizer_options = dict(self.tokenizer_options)
+        twin._lock = self._lock
+        return twin
+
+    def clip_layer(self, layer_idx: int | None) -> None:
+        """Take hidden states from this layer; None: as loaded."""
+        self.layer_idx = layer_idx
+
+    def set_tokenizer_option(self, option_name: str, value: Any) -> None:
+        """Set what ``tokenize`` passes on as ``tokenizer_options``."""
+        self.tokenizer_options[option_name] = value
+
+    def tokenize(self, text: str, return_word_ids: bool = False, **kwargs: Any) -> Tokens:
+        """``{"h": chunks}``; see ``SD2Tokenizer.tokenize_with_weights``."""
+        options = {**self.tokenizer_options, **kwargs.pop("tokenizer_options", {})}
+        if options:
+            kwargs["tokenizer_options"] = options
+        return self.tokenizer.tokenize_with_weights(text, return_word_ids, **kwargs)
+
+    def encode_from_tokens(
+        self, tokens: Tokens, return_pooled: bool | str = False, return_dict: bool = False
+    ) -> Any:
+        """*cond*, or ``(cond, pooled)``, or both in a dict under ``cond`` and ``pooled_output``.
+
+        *cond* is (1, 77 * chunks, 1024), *pooled* (1, 1024), in float32 on the CPU.
+        ``return_pooled="unprojected"`` leaves the text projection out.
+        """
+        model = self.cond_stage_model
+        # no_grad, not inference_mode: a trainer may put the result through layers that it trains.
+        with self._lock, torch.no_grad():
+            model.reset_clip_options()
+            if self.layer_idx is not None:
+                model.set_clip_options({"layer": self.layer_idx})
+            if return_pooled == "unprojected":
+                model.set_clip_options({"projected_pooled": False})
+            cond, pooled = model.encode_token_weights(tokens)
+        if return_dict:
+            return {"cond": cond, "pooled_output": pooled}
+        return (cond, pooled) if return_pooled else cond
+
+    def encode_from_tokens_scheduled(
+        self,
+        tokens: Tokens,
+        unprojected: bool = False,
+        add_dict: Mapping[str, Any] | None = None,
+        show_pbar: bool = True,
+    ) -> Conditioning:
+        """``[[cond, {"pooled_output": pooled, **add_dict}]]``: there are no hooks to schedule."""
+        cond, pooled = self.encode_from_tokens(tokens, "unprojected" if unprojected else True)
+        return [[cond, {"pooled_output": pooled, **(add_dict or {})}]]
+
+    def encode(self, text: str) -> torch.Tensor:
+        """Text to *cond*, (1, 77 * chunks, 1024)."""
+        cond: torch.Tensor = self.encode_from_tokens(self.tokenize(text))
+        return cond
+
+    def get_sd(self) -> dict[str, torch.Tensor]:
+        """All tensors, named ``clip_h.transformer.text_model…``; they are not copies."""
+        return {**self.cond_stage_model.state_dict(), **self.tokenizer.state_dict()}
+
+    def load_sd(self, sd: dict[str, torch.Tensor], full_model: bool = False) -> Any:
+        """Copy tensors in; names start with ``text_model.``, or ``clip_h.`` if *full_model*."""
+        if full_model:
+            return self.cond_stage_model.load_state_dict(sd, strict=False)
+        return self.cond_stage_model.load_sd(sd)
+
+    def add_patches(
+        self, patches: Any, strength_patch: float = 1.0, strength_model: float = 1.0
+    ) -> list[str]:
+        """Change weights for this handle alone; returns the names that were changed.
+
+        *patches* maps a tensor's name to ``("diff", (delta,))``:
+        the result is ``strength_model * weight + strength_patch * delta``.
+        """
+        own = self.cond_stage_model.state_dict()
+        changed: dict[str, torch.Tensor] = {}
+        for name, patch in patches.items():
+            weight = own.get(name)
+            if weight is None:
+                continue
+            _, (delta,) = patch
+            # In fp32, as a small delta would vanish in fp16.
+            full = weight.float() * strength_model + delta.to(weight.device, torch.float32).reshape(
+                weight.shape
+            ) * strength_patch
+            changed[name] = full.to(weight.dtype)
+        self.cond_stage_model = with_weights(self.cond_stage_model, changed)
+        return list(changed)

@@ -1,0 +1,127 @@
+"""Saving conditioning to disk, and loading it back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import host
+from ..host.folders import ModelNotFoundError, locate, weight_files
+
+if TYPE_CHECKING:
+    from ..host.interface import Conditioning
+
+FROM_OUTPUT = " [output]"
+"""ComfyUI's mark for a file of the output folder where input files are listed."""
+
+
+def _path(conditioning_name: str) -> Path:
+    name = conditioning_name.replace("\\", "/")
+    folders = [host.current().input_directory(), host.current().output_directory()]
+    if name.endswith(FROM_OUTPUT):
+        name, folders = name.removesuffix(FROM_OUTPUT), folders[1:]
+    for folder in folders:
+        path = locate(folder, name)
+        if path is not None:
+            return path
+    searched = ", ".join(map(str, folders))
+    raise ModelNotFoundError(f"Conditioning {conditioning_name!r} is not in {searched}.")
+
+
+class SaveSD2Conditioning:
+    """Saves conditioning as safetensors."""
+
+    TITLE = "Save SD2 Conditioning"
+    CATEGORY = "SD2"
+    DESCRIPTION = (
+        "Saves conditioning to the output folder as safetensors; the file says which text, "
+        "weights, layer and embeddings made it."
+    )
+    SEARCH_ALIASES = ["save conditioning", "cache prompt", "export embedding"]
+    RETURN_TYPES = ()
+    FUNCTION = "save"
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "conditioning": ("CONDITIONING", {"tooltip": "What to save."}),
+                "filename_prefix": (
+                    "STRING",
+                    {
+                        "default": "conditioning/sd2",
+                        "tooltip": "Start of the file's name, below the output folder; a number "
+                        "follows it.",
+                    },
+                ),
+            },
+            "hidden": {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"},
+        }
+
+    def save(
+        self,
+        conditioning: Conditioning,
+        filename_prefix: str,
+        prompt: Any = None,
+        extra_pnginfo: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        from ..encoding import save_with_record
+
+        workflow = {} if prompt is None else {"prompt": json.dumps(prompt)}
+        workflow |= {key: json.dumps(value) for key, value in (extra_pnginfo or {}).items()}
+        folder = host.current().output_directory()
+        path = save_with_record(folder, filename_prefix, conditioning, workflow)
+        place = path.parent.relative_to(Path(folder).absolute()).as_posix()
+        saved = {"filename": path.name, "subfolder": "" if place == "." else place}
+        return {
+            "ui": {
+                "conditioning": [{**saved, "type": "output"}],
+                "text": [f"saved {path}"],
+            }
+        }
+
+
+class LoadSD2Conditioning:
+    """Loads conditioning that was saved."""
+
+    TITLE = "Load SD2 Conditioning"
+    CATEGORY = "SD2"
+    DESCRIPTION = "Loads conditioning that Save SD2 Conditioning wrote; no text encoder is needed."
+    SEARCH_ALIASES = ["load conditioning", "cached prompt"]
+    RETURN_TYPES = ("CONDITIONING",)
+    OUTPUT_TOOLTIPS = ("The conditioning as it was saved.",)
+    FUNCTION = "load"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        current = host.current()
+        names = weight_files(current.input_directory(), [".safetensors"])
+        saved = weight_files(current.output_directory(), [".safetensors"])
+        return {
+            "required": {
+                "conditioning_name": (
+                    names + [name + FROM_OUTPUT for name in saved],
+                    {"tooltip": "A file of the input folder, or of the output folder."},
+                )
+            }
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, conditioning_name: str) -> bool | str:
+        try:
+            _path(conditioning_name)
+        except ModelNotFoundError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def IS_CHANGED(cls, conditioning_name: str) -> Any:
+        stat = _path(conditioning_name).stat()
+        return [stat.st_mtime_ns, stat.st_size]
+
+    def load(self, conditioning_name: str) -> tuple[Conditioning]:
+        from ..sd2.conditioning import load_conditioning
+
+        return (load_conditioning(_path(conditioning_name)),)

@@ -1,0 +1,121 @@
+"""The loader node."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from .. import host
+from ..host.folders import CLIP_KINDS, list_models, resolve_model
+
+if TYPE_CHECKING:
+    from ..host.interface import Clip
+
+LAYERS = ["penultimate", "last", "hidden"]
+DTYPES = ["auto", "fp32", "fp16", "bf16"]
+
+
+class LoadSD2CLIP:
+    """Loads the text encoder of Stable Diffusion 2.x from any file that holds one."""
+
+    TITLE = "Load SD2 CLIP"
+    CATEGORY = "SD2"
+    DESCRIPTION = (
+        "Loads the Stable Diffusion 2.x text encoder (OpenCLIP ViT-H/14) from a checkpoint, a "
+        "stand-alone file or a diffusers folder, whatever its layout."
+    )
+    SEARCH_ALIASES = ["clip loader", "sd2", "sd 2.1", "open clip", "text encoder", "ViT-H"]
+    RETURN_TYPES = ("CLIP", "STRING")
+    RETURN_NAMES = ("CLIP", "info")
+    OUTPUT_TOOLTIPS = (
+        "The text encoder, for Encode SD2 Text, CLIP Text Encode and any node that takes a CLIP.",
+        "What the file holds and how it was loaded, as text.",
+    )
+    FUNCTION = "load"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "clip_name": (
+                    list_models(host.current(), CLIP_KINDS),
+                    {
+                        "tooltip": "A checkpoint, a text encoder file or a diffusers folder, from "
+                        "models/text_encoders, clip, checkpoints or diffusers."
+                    },
+                )
+            },
+            "optional": {
+                "layer": (
+                    LAYERS,
+                    {
+                        "default": "penultimate",
+                        "tooltip": "Which layer's output conditions the model. SD2 was trained "
+                        "with the penultimate one.",
+                    },
+                ),
+                "layer_idx": (
+                    "INT",
+                    {
+                        "default": -2,
+                        "min": -24,
+                        "max": -1,
+                        "tooltip": "Used by layer 'hidden' only: −1 is the last of 24 layers, "
+                        "−2 the penultimate.",
+                    },
+                ),
+                "device": (
+                    list(host.current().devices()),
+                    {
+                        "default": "auto",
+                        "tooltip": "Where the text encoder computes. A device that is not there "
+                        "falls back to auto, and info says so.",
+                    },
+                ),
+                "dtype": (
+                    DTYPES,
+                    {
+                        "default": "auto",
+                        "tooltip": "How the weights are stored. auto lets ComfyUI decide; without "
+                        "ComfyUI it is fp16 on a GPU and fp32 on a CPU.",
+                    },
+                ),
+            },
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, clip_name: str, device: str = "auto") -> bool | str:
+        # Taking these two from the host's own check lets a workflow from another machine run:
+        # its path separators and its GPUs may differ from ours.
+        try:
+            resolve_model(host.current(), CLIP_KINDS, clip_name)
+        except Exception as error:
+            return str(error)
+        if not re.fullmatch(r"auto|cpu|gpu(:\d+)?", device):
+            return f"device {device!r} is unknown. Choose auto, cpu, or gpu:0, gpu:1, …"
+        return True
+
+    @classmethod
+    def IS_CHANGED(cls, clip_name: str, **_: Any) -> Any:
+        from ..sd2.checkpoint import identity
+
+        return identity(resolve_model(host.current(), CLIP_KINDS, clip_name))
+
+    def load(
+        self,
+        clip_name: str,
+        layer: str = "penultimate",
+        layer_idx: int = -2,
+        device: str = "auto",
+        dtype: str = "auto",
+    ) -> tuple[Clip, str]:
+        from ..loading import load_clip
+
+        clip = load_clip(
+            resolve_model(host.current(), CLIP_KINDS, clip_name),
+            device=device,
+            dtype=dtype,
+            layer=layer,
+            layer_idx=layer_idx if layer == "hidden" else None,
+        )
+        return clip, clip.cond_stage_model.source.describe()
