@@ -1,0 +1,128 @@
+"""ComfyUI's API format, ``{id: {"class_type", "inputs", "_meta"?}}``, as a typed graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import BrokenWorkflowError, NotAWorkflowError
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """An input that comes from output ``slot`` of another node."""
+
+    node_id: str
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """An input that stands in the workflow itself; a list has lost its ``__value__`` wrapper."""
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class BadLink:
+    """A list that is no link. Lists of values must be wrapped: ``{"__value__": [...]}``."""
+
+    received: list[Any]
+
+
+Input = Link | Value | BadLink
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One node as the workflow states it; nothing here was compared with its class."""
+
+    id: str
+    class_type: str | None
+    inputs: Mapping[str, Input]
+    title: str | None = None
+
+
+Graph = Mapping[str, Node]
+"""Nodes by id, in the order of the document. Ids are opaque."""
+
+
+def is_ui_workflow(document: Any) -> bool:
+    """Whether this is what the editor saves (nodes as a list), not what the API takes."""
+    return isinstance(document, Mapping) and isinstance(document.get("nodes"), list)
+
+
+def unwrap_prompt(document: Any) -> Mapping[str, Any]:
+    """The prompt itself, from the bare prompt or from ``{"prompt": {...}, ...}``.
+
+    Raises:
+        NotAWorkflowError: for anything else, the editor's own format included.
+    """
+    if is_ui_workflow(document):
+        raise NotAWorkflowError(
+            "this is a workflow in the editor's format, not in the API format: load it with its "
+            "node classes, so that it can be converted"
+        )
+    if not isinstance(document, Mapping):
+        raise NotAWorkflowError(
+            f"a workflow is a JSON object with a node per key, this is a {type(document).__name__}"
+        )
+    inner = document.get("prompt")
+    if isinstance(inner, Mapping) and "class_type" not in inner:
+        return inner
+    return document
+
+
+def parse_prompt(document: Any) -> dict[str, Node]:
+    """Read a prompt in API format, bare or inside ``{"prompt": ...}``.
+
+    Raises:
+        NotAWorkflowError, BrokenWorkflowError: the second names the node.
+    """
+    return {str(key): _parse_node(str(key), node) for key, node in unwrap_prompt(document).items()}
+
+
+def _parse_node(node_id: str, node: Any) -> Node:
+    if not isinstance(node, Mapping):
+        raise BrokenWorkflowError(
+            f"node {node_id}: expected an object with 'class_type' and 'inputs', "
+            f"found {type(node).__name__}"
+        )
+    inputs = node.get("inputs", {})
+    if not isinstance(inputs, Mapping):
+        raise BrokenWorkflowError(
+            f"node {node_id}: 'inputs' must be an object, found {type(inputs).__name__}"
+        )
+    class_type = node.get("class_type")
+    if class_type is not None and not isinstance(class_type, str):
+        raise BrokenWorkflowError(f"node {node_id}: 'class_type' must be a name, {class_type!r}")
+    meta = node.get("_meta")
+    title = meta.get("title") if isinstance(meta, Mapping) else None
+    return Node(
+        id=node_id,
+        class_type=class_type,
+        inputs={name: parse_input(received) for name, received in inputs.items()},
+        title=title if isinstance(title, str) and title else None,
+    )
+
+
+def parse_input(received: Any) -> Input:
+    """One input as JSON has it: every bare list claims to be a link."""
+    if isinstance(received, list):
+        return parse_link(received) or BadLink(received)
+    if isinstance(received, dict) and "__value__" in received:
+        return Value(received["__value__"])
+    return Value(received)
+
+
+def parse_link(received: Any) -> Link | None:
+    """``["node id", slot]``, or None if this is not one."""
+    if not isinstance(received, list) or len(received) != 2:
+        return None
+    node_id, slot = received
+    if not isinstance(node_id, str) or isinstance(slot, bool):
+        return None
+    if isinstance(slot, float) and slot.is_integer():
+        slot = int(slot)
+    return Link(node_id, slot) if isinstance(slot, int) else None

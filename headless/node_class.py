@@ -1,0 +1,195 @@
+"""A V1 node class, looked at once: what it declares, and which inputs of a node reach it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from .errors import NodeContractError
+from .graph import Input, Link, Node, Value
+
+NO_OPTIONS: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """One declared input. ``type`` is a type name, or the list of choices of a combo."""
+
+    name: str
+    type: Any
+    category: str
+    """``required``, ``optional`` or ``hidden``."""
+    options: Mapping[str, Any]
+
+    @property
+    def choices(self) -> Sequence[Any] | None:
+        """The choices of a combo in either spelling; None if it is none, or lists none itself."""
+        if isinstance(self.type, (list, tuple)):
+            return self.type
+        if self.type == "COMBO":
+            listed: Sequence[Any] | None = self.options.get("options")
+            return listed
+        return None
+
+    @property
+    def is_lazy(self) -> bool:
+        return bool(self.options.get("lazy"))
+
+
+class NodeClass:
+    """Facts of one node class. ``INPUT_TYPES`` may list folders, so it is asked once."""
+
+    def __init__(self, name: str, cls: Any) -> None:
+        self.name = name
+        self.cls = cls
+        self.declared: Mapping[str, Any] = cls.INPUT_TYPES()
+        self.return_types: tuple[Any, ...] = tuple(getattr(cls, "RETURN_TYPES", ()))
+        self.is_output = getattr(cls, "OUTPUT_NODE", False) is True
+        self.input_is_list = bool(getattr(cls, "INPUT_IS_LIST", False))
+        self.title: str = getattr(cls, "TITLE", None) or name
+        self._specs: dict[str, InputSpec | None] = {}
+
+    def spec(self, name: str) -> InputSpec | None:
+        """The declaration of an input, or None.
+
+        Some packs declare ``optional`` as a dict that claims to hold every name, so it is asked
+        with ``in`` and ``[]`` and not listed.
+        """
+        if name not in self._specs:
+            self._specs[name] = self._find(name)
+        return self._specs[name]
+
+    def _find(self, name: str) -> InputSpec | None:
+        for category in ("required", "optional", "hidden"):
+            group = self.declared.get(category)
+            if group and name in group:
+                return self._read(name, category, group[name])
+        return None
+
+    def _read(self, name: str, category: str, declared: Any) -> InputSpec:
+        if category == "hidden" and isinstance(declared, str):
+            return InputSpec(name, declared, category, NO_OPTIONS)
+        if not isinstance(declared, (list, tuple)) or not declared:
+            raise NodeContractError(
+                f"{self.name}.INPUT_TYPES declares input '{name}' as {declared!r}, not as "
+                "(type, {options})"
+            )
+        options = declared[1] if len(declared) > 1 else NO_OPTIONS
+        return InputSpec(name, declared[0], category, options)
+
+    @cached_property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """The required inputs, then the optional ones, in the order of their declaration."""
+        names = [name for part in ("required", "optional") for name in self.declared.get(part, ())]
+        specs = [self.spec(name) for name in names]
+        return tuple(spec for spec in specs if spec is not None)
+
+    @cached_property
+    def hidden(self) -> tuple[tuple[str, str], ...]:
+        """Pairs of parameter name and what it wants, such as ``("unique_id", "UNIQUE_ID")``."""
+        group = self.declared.get("hidden", NO_OPTIONS)
+        pairs = ((name, self._read(name, "hidden", group[name]).type) for name in group)
+        return tuple((name, kind) for name, kind in pairs if isinstance(kind, str))
+
+    @cached_property
+    def depends_on_its_id(self) -> bool:
+        """Whether two nodes with the same inputs may still give different results."""
+        wants_id = any(kind == "UNIQUE_ID" for _, kind in self.hidden)
+        return wants_id or bool(getattr(self.cls, "NOT_IDEMPOTENT", False))
+
+    @cached_property
+    def output_is_list(self) -> tuple[bool, ...]:
+        declared = tuple(getattr(self.cls, "OUTPUT_IS_LIST", ()))
+        return declared + (False,) * (len(self.return_types) - len(declared))
+
+    @cached_property
+    def function(self) -> str:
+        name = getattr(self.cls, "FUNCTION", None)
+        if not isinstance(name, str) or not callable(getattr(self.cls, name, None)):
+            raise NodeContractError(f"{self.name}.FUNCTION names no method: {name!r}")
+        return name
+
+    @cached_property
+    def _parameters(self) -> Parameters:
+        return Parameters.of(getattr(self.cls, self.function))
+
+    @cached_property
+    def validator(self) -> Parameters | None:
+        """The parameters of ``VALIDATE_INPUTS``, if the class has one."""
+        function = getattr(self.cls, "VALIDATE_INPUTS", None)
+        return None if function is None else Parameters.of(function)
+
+    def used_inputs(self, node: Node) -> Iterator[tuple[str, Input]]:
+        """The inputs of a node that reach its function.
+
+        Values that are not declared are dropped, as ComfyUI does (editors save widgets that only
+        they know). Links that are not declared count if the function has a place for them.
+        """
+        for name, received in node.inputs.items():
+            if self.spec(name) is not None or (
+                isinstance(received, Link) and self._parameters.takes(name)
+            ):
+                yield name, received
+
+    def hidden_arguments(self, values: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """One-item lists for the hidden inputs whose kind ``values`` knows."""
+        return {name: [values[kind]] for name, kind in self.hidden if kind in values}
+
+    def constant_arguments(self, node: Node, hidden: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """What ``IS_CHANGED`` and ``VALIDATE_INPUTS`` see: a link is None, not yet computed."""
+        arguments = {
+            name: [received.value if isinstance(received, Value) else None]
+            for name, received in self.used_inputs(node)
+        }
+        return arguments | self.hidden_arguments(hidden)
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """The names a function takes as keywords."""
+
+    names: frozenset[str]
+    any_name: bool
+
+    @classmethod
+    def of(cls, function: Any) -> Parameters:
+        found = inspect.signature(function).parameters.values()
+        return cls(
+            frozenset(p.name for p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)),
+            any(p.kind is p.VAR_KEYWORD for p in found),
+        )
+
+    def takes(self, name: str) -> bool:
+        return self.any_name or name in self.names
+
+
+class NodeClasses:
+    """The node classes during one prompt, each asked for its declarations once."""
+
+    def __init__(self, classes: Mapping[str, type]) -> None:
+        self._classes = classes
+        self._seen: dict[str, NodeClass] = {}
+
+    def __contains__(self, class_type: str | None) -> bool:
+        return class_type in self._classes
+
+    def raw(self, class_type: str | None) -> type | None:
+        """The class itself, asked for nothing."""
+        return self._classes.get(class_type) if class_type is not None else None
+
+    def __getitem__(self, class_type: str) -> NodeClass:
+        """Raises whatever the class's ``INPUT_TYPES`` raises."""
+        found = self._seen.get(class_type)
+        if found is None:
+            found = self._seen[class_type] = NodeClass(class_type, self._classes[class_type])
+        return found
+
+    def title(self, node: Node) -> str:
+        """What a person calls this node: its own title, its class's, or the class name."""
+        if node.title:
+            return node.title
+        cls = self.raw(node.class_type)
+        return getattr(cls, "TITLE", None) or node.class_type or "no class_type"
