@@ -8,8 +8,9 @@ whatever surrounds it; ``\\(`` and ``\\)`` are brackets to read. Numbers are wha
 - an unclosed ``(`` is plain, with everything after it, unless the text ends with a ``)``: then
   these two belong together, and the bracket inside that lost its partner is the unclosed one.
 
-Where ComfyUI crashes (deep nesting) or poisons the picture (weights nan and inf), the text is read
-literally and a warning says so. Nothing here recurses, and the cost grows linearly with the text.
+Where ComfyUI crashes (deep nesting) or poisons the picture (nan, inf and weights beyond float32),
+the text stays and weighs as if no number were there, and a warning says so. Nothing here recurses,
+and the cost grows linearly with the text.
 
 Each dialect is one function ``str -> ParsedText``.
 """
@@ -145,6 +146,7 @@ def _weigh(
     text: str, marks: _Marks, opening: int, closing: int, outer: float, warnings: "_Warnings"
 ) -> tuple[int, float]:
     """Where the text of a group ends, and its weight."""
+    end = closing
     colon = _last_before(closing, marks.colons)
     # A colon right after the bracket is text. Brackets cannot be part of a number, so only the
     # innermost of nested groups ever looks at the same characters: this keeps the cost linear.
@@ -158,13 +160,14 @@ def _weigh(
                 warnings.explicit(opening, colon, closing, weight)
                 return colon, weight
             warnings.unusable(opening, colon, closing)
+            end = colon
     weight = outer * GROUP_FACTOR
     if abs(weight) > LARGEST_WEIGHT:
         warnings.too_deep(opening)
         weight = outer
     elif abs(weight) > SENSIBLE_WEIGHT >= abs(outer):
         warnings.nested(opening, weight)
-    return closing, weight
+    return end, weight
 
 
 def _last_before(position: int, positions: list[int]) -> int:
@@ -215,7 +218,7 @@ class _Warnings:
         self._add(
             "unusable",
             f"{self._quote(opening, closing)}: "
-            f"'{_shorten(self._text, colon + 1, closing)}' is no usable weight and was read as text",
+            f"'{_shorten(self._text, colon + 1, closing)}' is no usable weight; it was left out",
         )
 
     def nested(self, opening: int, weight: float) -> None:

@@ -11,6 +11,7 @@ cleans text first (ftfy, HTML entities); ComfyUI and transformers do not, and ne
 
 import gzip
 import json
+import os
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -64,7 +65,7 @@ class Vocabulary:
 
     @cached_property
     def tokens(self) -> dict[int, str]:
-        """The raw text of each id, as in ``vocab.json``: bytes as symbols, ``</w>`` at word ends."""
+        """The raw text of each id: bytes as symbols, and ``</w>`` where a word ends."""
         return {index: text for text, index in self.ids.items()}
 
     @property
@@ -114,7 +115,7 @@ def clip_vocabulary() -> Vocabulary:
     return Vocabulary({text: index for index, text in enumerate(texts)}, merges)
 
 
-def read_vocabulary(folder: str | Path) -> Vocabulary:
+def read_vocabulary(folder: str | os.PathLike[str]) -> Vocabulary:
     """The ``vocab.json`` and ``merges.txt`` of a tokenizer *folder*, in CLIP's format."""
     folder = Path(folder)
     try:

@@ -18,7 +18,7 @@ MERGE_COUNT = 49_408 - 256 - 256 - 2
 
 
 def used_merges(source: bytes) -> bytes:
-    """The lines of *source* (gzip) that CLIP uses: all after the header, up to the vocabulary size."""
+    """The lines of *source* (gzip) that CLIP uses: those after the header, as many as it takes."""
     lines = gzip.decompress(source).split(b"\n")
     return b"\n".join(lines[1 : 1 + MERGE_COUNT]) + b"\n"
 
