@@ -181,7 +181,7 @@ class SDClipModel(nn.Module):
                     places.append(pad)
             pooled_at.append(places.index(end) if end in places else len(places) - 1)
             ids.append(places)
-        length = max(map(len, ids))
+        length = max(map(len, [*ids, *chunks]))
         if length > self.config.max_position_embeddings:
             raise OptionError(
                 f"A chunk has {length} tokens; this text encoder has "
