@@ -1,5 +1,69 @@
-"""The command line ``sd2-clip``: the one place that puts all the parts together."""
+"""The command line ``sd2-clip``: the one place that puts all the parts together.
+
+Each command is a module of its own, imported when it is called, so that ``--help`` and ``inspect``
+start without torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+COMMANDS = {
+    "run": "run a workflow (editor's or API format) without ComfyUI",
+    "inspect": "say what a model file holds, reading its header only",
+    "convert": "write just the text encoder of a file, as safetensors",
+    "demo": "encode a first prompt, with a random-weight encoder if there is no real one",
+}
 
 
-def main() -> int:
-    raise SystemExit("not built yet")
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; options that all share go to each of them."""
+    parser = argparse.ArgumentParser(
+        prog="sd2-clip",
+        description="Stable Diffusion 2.x text encoder: load it from any file, encode any prompt.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, help in COMMANDS.items():
+        command = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+        import_module(f".{name}", __package__).add_arguments(command)
+        command.add_argument("--debug", action="store_true", help="show tracebacks and details")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 only if all of it was done, 2 for a wrong command line, else 1."""
+    parsed = build_parser().parse_args(arguments)
+    logging.basicConfig(
+        stream=sys.stderr,
+        format="%(levelname)s: %(message)s",
+        level=logging.DEBUG if parsed.debug else logging.WARNING,
+    )
+    from ..headless.errors import WorkflowError
+    from ..sd2.errors import SD2ClipError
+
+    try:
+        status: int = import_module(f".{parsed.command}", __package__).run(parsed)
+    except (SD2ClipError, WorkflowError, OSError) as error:
+        if parsed.debug:
+            raise
+        print(f"sd2-clip {parsed.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"sd2-clip {parsed.command}: stopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+    except Exception as error:
+        if parsed.debug:
+            raise
+        print(
+            f"sd2-clip {parsed.command}: unexpected {type(error).__name__}: {error}\n"
+            "This is a fault of ours; run again with --debug to see where.",
+            file=sys.stderr,
+        )
+        return 1
+    return status

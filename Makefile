@@ -1,0 +1,37 @@
+# Two commands set everything up on a machine that has Python 3.10 or newer and nothing else:
+#   make demo    encodes a first prompt without ComfyUI (CHECKPOINT=file for a real SD2 file)
+#   make test    runs every check
+PYTHON ?= python3
+# A fixed CPU-capable torch for these two environments only; users' own torch is never touched.
+TORCH := torch==2.13.0
+PIP := -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test lint bench clean
+
+demo: .venv/demo/ready
+	.venv/demo/bin/sd2-clip demo --output demo $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
+
+test: .venv/test/ready lint
+	.venv/test/bin/python -m pytest
+
+lint: .venv/test/ready
+	.venv/test/bin/ruff check .
+	.venv/test/bin/ruff format --check .
+	# The repository's folder may have any name; mypy wants the package's.
+	mkdir -p build/mypy && ln -sfn "$(CURDIR)" build/mypy/sd2_clip
+	cd build/mypy && MYPYPATH=. "$(CURDIR)/.venv/test/bin/mypy" --config-file "$(CURDIR)/pyproject.toml" -p sd2_clip
+
+.venv/demo/ready: pyproject.toml
+	$(PYTHON) -m venv .venv/demo
+	.venv/demo/bin/python $(PIP) "$(TORCH)"
+	.venv/demo/bin/python $(PIP) --editable .
+	touch $@
+
+.venv/test/ready: pyproject.toml
+	$(PYTHON) -m venv .venv/test
+	.venv/test/bin/python $(PIP) "pip>=25.1" "$(TORCH)"
+	.venv/test/bin/python $(PIP) --group test --editable .
+	touch $@
+
+clean:
+	rm -rf .venv build demo

@@ -1,0 +1,45 @@
+"""``sd2-clip convert FILE OUT.safetensors``: just the text encoder, safely."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import secrets
+import sys
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="any file or folder with SD2's text encoder")
+    parser.add_argument("out", metavar="OUT.safetensors", type=Path)
+    parser.add_argument("--dtype", default="auto", help="fp32, fp16 or bf16; auto keeps the file's")
+    parser.add_argument("--force", action="store_true", help="overwrite OUT if it exists")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from ..loading import parse_dtype, read_state_dict
+    from ..sd2.errors import OptionError
+
+    out: Path = arguments.out
+    if out.suffix != ".safetensors":
+        raise OptionError(f"{out}: the result is a safetensors file; end its name so.")
+    if out.exists() and not arguments.force:
+        raise OptionError(f"{out} exists already. Choose another name, or add --force.")
+    dtype = parse_dtype(arguments.dtype)
+
+    from safetensors.torch import save_file
+
+    detection, state_dict = read_state_dict(arguments.file, dtype)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.{secrets.token_hex(4)}.partial")
+    tensors = {name: tensor.contiguous() for name, tensor in state_dict.items()}
+    try:
+        save_file(tensors, partial, {"format": "pt", "source": Path(arguments.file).name})
+        os.replace(partial, out)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            partial.unlink()
+    print(detection.describe(), file=sys.stderr)
+    print(out)
+    return 0
