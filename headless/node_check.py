@@ -89,18 +89,25 @@ class NodeChecker:
         if "input_types" in validator.names:
             arguments["input_types"] = [dict(received_types)]
         answers = call_over_lists(cls.cls.VALIDATE_INPUTS, arguments, whole_lists=cls.input_is_list)
-        only = named[0] if len(named) == 1 else ""
-        where = {"input_name": only} if only else {}
         return [
-            problem(
-                "custom_validation_failed",
-                "Custom validation failed for node",
-                " - ".join(filter(None, (only, "" if answer is False else str(answer)))),
-                **where,
-            )
+            _custom_error(answer, {name: arguments[name][0] for name in named})
             for answer in answers
             if answer is not True
         ]
+
+
+def _custom_error(answer: Any, named: Mapping[str, Any]) -> ErrorObject:
+    """An answer other than True, blamed on an input if there is one input that it can mean."""
+    message = "" if answer is False else str(answer)
+    blamed = list(named) if len(named) == 1 else []
+    if not blamed:
+        blamed = [n for n, value in named.items() if value is not None and str(value) in message]
+    only = blamed[0] if len(blamed) == 1 else ""
+    where = {"input_name": only} if only else {}
+    details = " - ".join(filter(None, (only, message)))
+    return problem(
+        "custom_validation_failed", "Custom validation failed for node", details, **where
+    )
 
 
 def _check_other(
