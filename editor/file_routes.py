@@ -1,0 +1,135 @@
+"""Files that nodes read and write: /view, /upload, and lists of models by folder."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from ..host.folders import weight_files
+from ..host.interface import Host
+from .messages import BadRequestError, reply
+from .storage import inside, write_atomically
+from .user_routes import sandboxed
+
+SHOWN = {
+    ".txt": "text/plain",
+    ".md": "text/plain",
+    ".csv": "text/plain",
+    ".log": "text/plain",
+    ".json": "application/json",
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".webp": "image/webp",
+    ".gif": "image/gif",
+}
+"""What a browser may show; everything else is a download."""
+
+
+class FileRoutes:
+    def __init__(self, host: Host, kinds: tuple[str, ...]) -> None:
+        """*kinds* are the folders of models that may be listed."""
+        self._host = host
+        self._kinds = kinds
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/view", self.view),
+            web.post("/upload/image", self.upload),
+            web.post("/upload/mask", self.upload),
+            web.get("/embeddings", self.embeddings),
+            web.get("/models", self.kinds),
+            web.get("/models/{kind}", self.models),
+            web.get("/experiment/models", self.model_folders),
+            web.get("/experiment/models/{kind}", self.models_in_folders),
+        ]
+
+    def _folder(self, kind: str) -> Path:
+        if kind == "output":
+            return self._host.output_directory()
+        if kind == "input":
+            return self._host.input_directory()
+        raise BadRequestError(f"type is {kind!r}; this server keeps 'output' and 'input'.")
+
+    async def view(self, request: web.Request) -> web.StreamResponse:
+        query = request.query
+        folder = self._folder(query.get("type", "output"))
+        path = inside(
+            folder, f"{query.get('subfolder', '')}/{query.get('filename', '')}".lstrip("/")
+        )
+        if not query.get("filename") or not path.is_file():
+            return web.Response(status=404)
+        shown_as = SHOWN.get(path.suffix.lower())
+        response = sandboxed(web.FileResponse(path))
+        response.content_type = shown_as or "application/octet-stream"
+        disposition = "inline" if shown_as else "attachment"
+        name = path.name.replace('"', "'").encode("ascii", "replace").decode()
+        response.headers["Content-Disposition"] = f'{disposition}; filename="{name}"'
+        return response
+
+    async def upload(self, request: web.Request) -> web.Response:
+        """A file for the input folder; one of the same name is kept unless overwrite is set."""
+        form = await request.post()
+        file = form.get("image")
+        if not isinstance(file, web.FileField):
+            raise BadRequestError("The form has no file in the field 'image'.")
+        kind = str(form.get("type") or "input")
+        subfolder = str(form.get("subfolder") or "")
+        folder = self._folder(kind)
+        path = inside(folder, f"{subfolder}/{Path(file.filename).name}".lstrip("/"))
+        data = file.file.read()
+        if str(form.get("overwrite", "")).lower() not in ("true", "1"):
+            path = _unused(path, data)
+        await asyncio.shield(asyncio.to_thread(write_atomically, path, data))
+        place = path.parent.resolve().relative_to(folder.resolve()).as_posix()
+        return reply({"name": path.name, "subfolder": "" if place == "." else place, "type": kind})
+
+    async def embeddings(self, request: web.Request) -> web.Response:
+        names = await asyncio.to_thread(self._names, "embeddings")
+        return reply([str(Path(name).with_suffix("")) for name in names])
+
+    def _names(self, kind: str) -> list[str]:
+        return [name for folder in self._host.model_folders(kind) for name in weight_files(folder)]
+
+    async def kinds(self, request: web.Request) -> web.Response:
+        return reply(list(self._kinds))
+
+    async def models(self, request: web.Request) -> web.Response:
+        kind = request.match_info["kind"]
+        if kind not in self._kinds:
+            return reply({"error": f"There are no models of the kind {kind!r}."}, status=404)
+        return reply(await asyncio.to_thread(self._names, kind))
+
+    async def model_folders(self, request: web.Request) -> web.Response:
+        folders = ((kind, self._host.model_folders(kind)) for kind in self._kinds)
+        return reply(
+            [{"name": kind, "folders": [str(f) for f in found]} for kind, found in folders]
+        )
+
+    async def models_in_folders(self, request: web.Request) -> web.Response:
+        kind = request.match_info["kind"]
+        if kind not in self._kinds:
+            return reply([])
+
+        def find() -> list[dict[str, Any]]:
+            return [
+                {"name": name, "pathIndex": index}
+                for index, folder in enumerate(self._host.model_folders(kind))
+                for name in weight_files(folder)
+            ]
+
+        return reply(await asyncio.to_thread(find))
+
+
+def _unused(path: Path, data: bytes) -> Path:
+    """*path*, or the first ``name (1).ext`` that is free or holds the same bytes."""
+    for number in itertools.count():
+        name = f"{path.stem} ({number}){path.suffix}" if number else path.name
+        candidate = path.with_name(name)
+        if not candidate.exists() or candidate.read_bytes() == data:
+            return candidate
+    raise AssertionError("count() does not end")

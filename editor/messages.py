@@ -1,0 +1,51 @@
+"""JSON as a browser can read it."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from aiohttp import web
+
+
+def dumps(value: Any) -> str:
+    """JSON text; what JSON has no form for becomes text, and nan and infinities become null."""
+    try:
+        return json.dumps(value, default=str, allow_nan=False)
+    except ValueError:
+        return json.dumps(_without_nan(value), default=str)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return value
+
+
+def reply(value: Any, status: int = 200) -> web.Response:
+    return web.json_response(value, status=status, dumps=dumps)
+
+
+class BadRequestError(Exception):
+    """A request that cannot be understood; the message is for the one who wrote the client."""
+
+
+async def read_json(request: web.Request) -> Any:
+    """The body as JSON, whatever its content type says: several clients send none."""
+    body = await request.read()
+    try:
+        return json.loads(body)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise BadRequestError(f"The body is not JSON: {error}") from error
+
+
+async def read_object(request: web.Request) -> dict[str, Any]:
+    body = await read_json(request)
+    if not isinstance(body, dict):
+        raise BadRequestError(f"The body must be a JSON object, not {type(body).__name__}.")
+    return body

@@ -1,0 +1,129 @@
+"""What a pack of nodes brings for the page: scripts, help, translations, example workflows."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from .messages import reply
+from .storage import inside
+
+log = logging.getLogger("sd2_clip")
+
+LOCALE_FILES = {
+    "main": None,
+    "nodeDefs": "nodeDefs",
+    "commands": "commands",
+    "settings": "settings",
+}
+"""Files of ``locales/<language>``, and the key of a language under which each is merged."""
+
+TYPES = {
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".md": "text/markdown",
+    ".json": "application/json",
+}
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A folder laid out as a pack of ComfyUI nodes."""
+
+    name: str
+    """Of its folder in ``custom_nodes``: a part of its addresses."""
+    folder: Path
+    web: str = "js"
+    """The subfolder of its scripts and help pages."""
+
+    @property
+    def module(self) -> str:
+        """What the frontend must see as ``python_module``, or it looks for no help pages."""
+        return f"custom_nodes.{self.name}"
+
+    def scripts(self) -> list[str]:
+        """Addresses of the scripts that the page loads."""
+        found = sorted((self.folder / self.web).rglob("*.js"))
+        return [
+            f"/extensions/{self.name}/{path.relative_to(self.folder / self.web).as_posix()}"
+            for path in found
+        ]
+
+    def translations(self) -> dict[str, dict[str, Any]]:
+        """By language: the contents of ``main.json``, and of the others under their names."""
+        languages: dict[str, dict[str, Any]] = {}
+        for path in sorted((self.folder / "locales").glob("*/*.json")):
+            if path.stem not in LOCALE_FILES:
+                continue
+            try:
+                content = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                log.warning("editor: %s is left out: %s", path, error)
+                continue
+            language = languages.setdefault(path.parent.name, {})
+            key = LOCALE_FILES[path.stem]
+            if key is None:
+                language.update(content)
+            else:
+                language.setdefault(key, {}).update(content)
+        return languages
+
+    def templates(self) -> list[str]:
+        """Names of the example workflows."""
+        return sorted(path.stem for path in (self.folder / "example_workflows").glob("*.json"))
+
+
+class PackRoutes:
+    def __init__(self, pack: Pack, core_scripts: list[str]) -> None:
+        self._pack = pack
+        self._core_scripts = core_scripts
+
+    def routes(self) -> list[web.RouteDef]:
+        """Those of the API."""
+        return [
+            web.get("/extensions", self.extensions),
+            web.get("/i18n", self.i18n),
+            web.get("/workflow_templates", self.workflow_templates),
+            web.get(f"/workflow_templates/{self._pack.name}/{{file:.+}}", self.template),
+            web.get("/global_subgraphs", self.nothing),
+            web.get("/node_replacements", self.nothing),
+        ]
+
+    def static_routes(self) -> list[web.RouteDef]:
+        return [web.get(f"/extensions/{self._pack.name}/{{file:.+}}", self.web_file)]
+
+    async def extensions(self, request: web.Request) -> web.Response:
+        return reply([*self._core_scripts, *self._pack.scripts()])
+
+    async def i18n(self, request: web.Request) -> web.Response:
+        return reply(self._pack.translations())
+
+    async def workflow_templates(self, request: web.Request) -> web.Response:
+        templates = self._pack.templates()
+        return reply({self._pack.name: templates} if templates else {})
+
+    async def nothing(self, request: web.Request) -> web.Response:
+        return reply({})
+
+    async def template(self, request: web.Request) -> web.StreamResponse:
+        return _file(self._pack.folder / "example_workflows", request.match_info["file"])
+
+    async def web_file(self, request: web.Request) -> web.StreamResponse:
+        return _file(self._pack.folder / self._pack.web, request.match_info["file"])
+
+
+def _file(folder: Path, name: str) -> web.StreamResponse:
+    path = inside(folder, name)
+    if not path.is_file():
+        return web.Response(status=404)
+    response = web.FileResponse(path)
+    # Not left to the system's table: on Windows the registry may call JavaScript plain text.
+    if path.suffix in TYPES:
+        response.content_type = TYPES[path.suffix]
+    response.headers["Cache-Control"] = "no-cache"
+    return response

@@ -1,0 +1,156 @@
+"""The editor's server: puts the parts together, starts and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from ..headless.execution import Executor
+from ..host.interface import Host
+from .errors import EditorError
+from .execution_routes import ExecutionRoutes
+from .file_routes import FileRoutes
+from .frontend import add_frontend, core_scripts
+from .guard import make_guard
+from .pack import Pack, PackRoutes
+from .prompt_queue import PromptQueue
+from .route_bridge import Route, bridge
+from .sockets import Hub
+from .system_routes import LogKeeper, SystemRoutes
+from .user_routes import Settings, UserData
+
+log = logging.getLogger("sd2_clip")
+
+LARGEST_BODY = 64 * 2**20
+"""In bytes: room for an uploaded conditioning of 200 chunks, and for no accident."""
+
+STOP_TIMEOUT = 30.0
+"""Seconds that a node at work has to notice that the server stops."""
+
+MODEL_KINDS = ("text_encoders", "clip", "checkpoints", "diffusers", "embeddings", "loras")
+
+
+@dataclass(frozen=True)
+class Editor:
+    """All that one server serves."""
+
+    node_classes: Mapping[str, type]
+    routes: Sequence[Route]
+    """Of the pack's own scripts."""
+    pack: Pack
+    host: Host
+    """Whose folders are listed, read and written."""
+    user: Path
+    """The folder for settings and saved workflows."""
+    frontend: Path
+    version: str
+
+
+def create_app(editor: Editor, *, bound_to: str = "127.0.0.1") -> web.Application:
+    """The whole server as an aiohttp application; its worker starts and stops with it."""
+    app = web.Application(middlewares=[make_guard(bound_to)], client_max_size=LARGEST_BODY)
+    executor = Executor(editor.node_classes)
+    loop: asyncio.AbstractEventLoop | None = None
+
+    def send(event: str, data: dict[str, Any], sid: str | None) -> None:
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has closed: nobody listens
+                loop.call_soon_threadsafe(hub.send, event, data, sid)
+
+    queue = PromptQueue(executor, send)
+
+    def greeting(sid: str) -> list[tuple[str, dict[str, Any]]]:
+        exec_info = {"queue_remaining": queue.remaining()}
+        messages: list[tuple[str, dict[str, Any]]] = [
+            ("status", {"status": {"exec_info": exec_info}, "sid": sid})
+        ]
+        for job in queue.running():  # a page that was reloaded finds its run again
+            if job.client_id == sid and job.node is not None:
+                data = {"node": job.node, "display_node": job.node, "prompt_id": job.prompt_id}
+                messages.append(("executing", data))
+        return messages
+
+    hub = Hub(greeting)
+    keeper = LogKeeper()
+    system = SystemRoutes(editor.version, keeper)
+    pack = PackRoutes(editor.pack, core_scripts(editor.frontend))
+    api = [
+        *ExecutionRoutes(executor, queue, editor.node_classes, editor.pack.module).routes(),
+        *Settings(editor.user).routes(),
+        *UserData(editor.user).routes(),
+        *FileRoutes(editor.host, MODEL_KINDS).routes(),
+        *system.routes(),
+        *pack.routes(),
+        *bridge(editor.routes),
+        web.get("/ws", hub.handle),
+    ]
+    # The frontend asks under /api, most other clients without.
+    app.add_routes([web.RouteDef(r.method, f"/api{r.path}", r.handler, r.kwargs) for r in api])
+    app.add_routes([*api, *system.internal_routes(), *pack.static_routes()])
+    add_frontend(app, editor.frontend)
+
+    async def start(app: web.Application) -> None:
+        nonlocal loop
+        loop = asyncio.get_running_loop()
+        log.addHandler(keeper)
+        queue.start()
+
+    async def stop(app: web.Application) -> None:
+        log.removeHandler(keeper)
+        stopped = await asyncio.to_thread(queue.stop, STOP_TIMEOUT)
+        if not stopped:
+            log.warning("editor: the running node did not stop in %g s; leaving it", STOP_TIMEOUT)
+        await hub.close()
+
+    app.on_startup.append(start)
+    app.on_shutdown.append(stop)
+    return app
+
+
+def serve(editor: Editor, *, host: str, port: int, on_ready: Callable[[str], None]) -> None:
+    """Serve until interrupted. *on_ready* is called with the address; port 0 takes a free one.
+
+    Raises ``EditorError`` if the port is taken.
+    """
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_serve(editor, host, port, on_ready))
+
+
+async def _serve(editor: Editor, host: str, port: int, on_ready: Callable[[str], None]) -> None:
+    runner = web.AppRunner(create_app(editor, bound_to=host), access_log=None, shutdown_timeout=5.0)
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise EditorError(
+                    f"Port {port} is taken (by ComfyUI, or another editor?). "
+                    "Stop that, or choose another port: --port 8189"
+                ) from error
+            raise EditorError(f"Cannot serve on {host}:{port}: {error}") from error
+        address = runner.addresses[0]
+        shown = f"[{address[0]}]" if ":" in address[0] else address[0]
+        on_ready(f"http://{shown}:{address[1]}/")
+        await _until_stopped()
+    finally:
+        await runner.cleanup()
+
+
+async def _until_stopped() -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Windows' loop knows no signal handlers: there Ctrl-C cancels this wait instead.
+        with contextlib.suppress(NotImplementedError):
+            loop.add_signal_handler(number, stopped.set)
+    await stopped.wait()

@@ -1,0 +1,190 @@
+"""What the user keeps: settings, saved workflows and whatever else the frontend stores.
+
+The files and their names are ComfyUI's, so a folder ``user/default`` of ComfyUI can be used as it
+is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from .messages import dumps, read_json, read_object, reply
+from .storage import inside, write_atomically
+
+log = logging.getLogger("sd2_clip")
+
+SETTINGS_FILE = "comfy.settings.json"
+
+
+class Settings:
+    """The frontend's settings: one JSON object on disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / SETTINGS_FILE
+        self._changing = asyncio.Lock()
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/settings", self.all),
+            web.post("/settings", self.change_several),
+            web.get("/settings/{id}", self.one),
+            web.post("/settings/{id}", self.change_one),
+        ]
+
+    def read(self) -> dict[str, Any]:
+        try:
+            settings = json.loads(self._path.read_text(encoding="utf-8"))
+            if isinstance(settings, dict):
+                return settings
+            reason = "it holds no JSON object"
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            reason = str(error)
+        aside = self._path.with_suffix(".broken.json")
+        log.warning("editor: %s is not usable (%s); it is kept as %s", self._path, reason, aside)
+        shutil.move(self._path, aside)
+        return {}
+
+    async def all(self, request: web.Request) -> web.Response:
+        return reply(self.read())
+
+    async def one(self, request: web.Request) -> web.Response:
+        return reply(self.read().get(request.match_info["id"]))
+
+    async def change_one(self, request: web.Request) -> web.Response:
+        return await self._change({request.match_info["id"]: await read_json(request)})
+
+    async def change_several(self, request: web.Request) -> web.Response:
+        return await self._change(await read_object(request))
+
+    async def _change(self, changes: dict[str, Any]) -> web.Response:
+        async with self._changing:
+            settings = self.read() | changes
+            text = json.dumps(settings, indent=4)
+            await asyncio.to_thread(write_atomically, self._path, text.encode())
+        return web.Response()
+
+
+class UserData:
+    """Files below the user's folder, workflows among them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/users", self.users),
+            web.get("/userdata", self.listing),
+            web.get("/v2/userdata", self.entries),
+            web.get("/userdata/{file}", self.read),
+            web.post("/userdata/{file}", self.write),
+            web.delete("/userdata/{file}", self.delete),
+            web.post("/userdata/{file}/move/{target}", self.move),
+        ]
+
+    async def users(self, request: web.Request) -> web.Response:
+        return reply({"storage": "server", "migrated": True})
+
+    async def listing(self, request: web.Request) -> web.Response:
+        """Files of a folder: names, ``[name, *parts]`` with split, objects with full_info."""
+        directory = request.query.get("dir", "")
+        if not directory:
+            return reply({"error": "'dir' is missing."}, status=400)
+        folder = inside(self._folder, directory)
+        if not folder.is_dir():
+            return reply([], status=404)
+        pattern = "**/*" if _flag(request, "recurse") else "*"
+        paths = [path for path in sorted(folder.glob(pattern)) if _is_users(path)]
+        names = [path.relative_to(folder).as_posix() for path in paths]
+        if _flag(request, "full_info"):
+            return reply([_info(p, n) for p, n in zip(paths, names, strict=True)])
+        if _flag(request, "split"):
+            return reply([[name, *name.split("/")] for name in names])
+        return reply(names)
+
+    async def entries(self, request: web.Request) -> web.Response:
+        """Files and folders directly below ``path``."""
+        name = request.query.get("path", "")
+        folder = inside(self._folder, name) if name else self._folder
+        if not folder.is_dir():
+            return reply({"error": f"There is no folder {name!r}."}, status=404)
+        found = []
+        for path in sorted(folder.iterdir()):
+            if path.is_dir() or _is_users(path):
+                place = path.relative_to(self._folder).as_posix()
+                entry = {"name": path.name, "path": place}
+                if path.is_dir():
+                    found.append(entry | {"type": "directory"})
+                else:
+                    found.append(entry | {"type": "file"} | _info(path, place))
+        return reply(found)
+
+    async def read(self, request: web.Request) -> web.StreamResponse:
+        path = inside(self._folder, request.match_info["file"])
+        if not path.is_file():
+            return web.Response(status=404)
+        return sandboxed(web.FileResponse(path))
+
+    async def write(self, request: web.Request) -> web.Response:
+        path = inside(self._folder, request.match_info["file"])
+        if path.exists() and not _flag(request, "overwrite", default=True):
+            return reply({"error": f"{path.name} exists."}, status=409)
+        body = await request.read()
+        # Once begun, a save is brought to its end, even if the page leaves or the server stops.
+        await asyncio.shield(asyncio.to_thread(write_atomically, path, body))
+        return self._saved(request, path)
+
+    async def delete(self, request: web.Request) -> web.Response:
+        path = inside(self._folder, request.match_info["file"])
+        if not path.is_file():
+            return web.Response(status=404)
+        path.unlink()
+        return web.Response(status=204)
+
+    async def move(self, request: web.Request) -> web.Response:
+        source = inside(self._folder, request.match_info["file"])
+        target = inside(self._folder, request.match_info["target"])
+        if not source.is_file():
+            return web.Response(status=404)
+        if target.exists() and not _flag(request, "overwrite", default=True):
+            return reply({"error": f"{target.name} exists."}, status=409)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.replace(target)
+        return self._saved(request, target)
+
+    def _saved(self, request: web.Request, path: Path) -> web.Response:
+        place = path.relative_to(self._folder).as_posix()
+        answer = _info(path, place) if _flag(request, "full_info") else place
+        return web.json_response(answer, dumps=dumps)
+
+
+def _flag(request: web.Request, name: str, *, default: bool = False) -> bool:
+    value = request.query.get(name)
+    return default if value is None else value.lower() not in ("false", "0", "")
+
+
+def _is_users(path: Path) -> bool:
+    """Not a folder, and not one of our own half-written files."""
+    return path.is_file() and not (path.name.startswith(".") and path.suffix == ".part")
+
+
+def _info(path: Path, name: str) -> dict[str, Any]:
+    stat = path.stat()
+    modified = int(stat.st_mtime * 1000)
+    created = int(getattr(stat, "st_birthtime", stat.st_ctime) * 1000)
+    return {"path": name, "size": stat.st_size, "modified": modified, "created": created}
+
+
+def sandboxed(response: web.FileResponse) -> web.FileResponse:
+    """A user's file is never run as a page of ours, whatever it holds."""
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Content-Security-Policy"] = "sandbox"
+    return response
