@@ -20,8 +20,8 @@ COMMANDS = {
 }
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands; options that all share go to each of them."""
+def build_parser(chosen: str | None) -> argparse.ArgumentParser:
+    """The parser of all commands; only the *chosen* one's options are imported."""
     parser = argparse.ArgumentParser(
         prog="sd2-clip",
         description="Stable Diffusion 2.x text encoder: load it from any file, encode any prompt.",
@@ -29,14 +29,16 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, help in COMMANDS.items():
         command = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
-        import_module(f".{name}", __package__).add_arguments(command)
+        if name == chosen:
+            import_module(f".{name}", __package__).add_arguments(command)
         command.add_argument("--debug", action="store_true", help="show tracebacks and details")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 only if all of it was done, 2 for a wrong command line, else 1."""
-    parsed = build_parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    parsed = build_parser(words[0] if words else None).parse_args(words)
     logging.basicConfig(
         stream=sys.stderr,
         format="%(levelname)s: %(message)s",

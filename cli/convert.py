@@ -30,12 +30,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     from safetensors.torch import save_file
 
-    detection, state_dict = read_state_dict(arguments.file, dtype)
+    checkpoint, detection, state_dict = read_state_dict(
+        arguments.file, lambda tensor: tensor.to(dtype or tensor.dtype)
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.{secrets.token_hex(4)}.partial")
-    tensors = {name: tensor.contiguous() for name, tensor in state_dict.items()}
+    tensors = {name: tensor.clone() for name, tensor in state_dict.items()}
     try:
-        save_file(tensors, partial, {"format": "pt", "source": Path(arguments.file).name})
+        save_file(tensors, partial, {**checkpoint.metadata, "format": "pt"})
         os.replace(partial, out)
     finally:
         with contextlib.suppress(FileNotFoundError):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 
-from ..sd2.detect import inspect
+from ..sd2.checkpoint import open_checkpoint
+from ..sd2.detect import detect
+from ..sd2.examine import without_dead_parts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    found = inspect(arguments.file)
+    checkpoint = open_checkpoint(arguments.file)
+    found = without_dead_parts(checkpoint, detect(checkpoint))
     print(json.dumps(found.as_json(), indent=2) if arguments.json else found.describe())
     return 0

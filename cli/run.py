@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
-from .. import host
+from .. import NODE_CLASS_MAPPINGS, host
 from ..headless.errors import WorkflowError
+from ..headless.execution import Executor
+from ..headless.overrides import apply_overrides
+from ..headless.terminal import TerminalProgress
+from ..headless.workflow import load_workflow
 from ..host.standalone import StandaloneHost
+
+log = logging.getLogger("sd2_clip")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,28 +57,55 @@ def add_host_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    host.use(
-        StandaloneHost(
-            arguments.models or [path for path in [Path("models")] if path.is_dir()],
-            output=arguments.output,
-            device=arguments.device,
-        )
-    )
+    models = arguments.models or [path for path in (Path("models"),) if path.is_dir()]
+    host.use(StandaloneHost(models, output=arguments.output, device=arguments.device))
     started = time.monotonic()
     results = run_workflow(arguments.workflow, arguments.set, quiet=arguments.json)
-    elapsed = time.monotonic() - started
-    if arguments.json:
-        print(json.dumps({"outputs": results, "seconds": round(elapsed, 3)}, indent=2))
-    else:
-        for outputs in results.values():
-            for line in outputs.get("text", []):
-                print(line)
-        print(f"done in {elapsed:.1f} s")
+    print_results(results, time.monotonic() - started, as_json=arguments.json)
     return 0
 
 
 def run_workflow(path: Path, overrides: list[str], *, quiet: bool = False) -> dict[str, Any]:
     """Run the workflow in *path*; returns each output node's ``ui`` results by node id.
 
-    Raises ``WorkflowError`` with one readable block if anything was not done.
+    Raises ``WorkflowError``, one readable block, if anything was not done.
     """
+    workflow = load_workflow(path, NODE_CLASS_MAPPINGS)
+    prompt = apply_overrides(workflow.prompt, overrides, NODE_CLASS_MAPPINGS)
+    executor = Executor(NODE_CLASS_MAPPINGS)
+    validation = executor.validate(prompt)
+    problems = list(validation.lines())
+    notes = [] if quiet else [*workflow.notes, *validation.notes]
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    results: dict[str, Any] = {}
+    if validation.ok:
+        extra = {} if workflow.ui_workflow is None else {"workflow": workflow.ui_workflow}
+        with TerminalProgress(workflow.titles, quiet=quiet) as progress:
+            execution = executor.execute(
+                validation, extra_data={"extra_pnginfo": extra}, listener=progress
+            )
+        results = execution.outputs
+        failures = [*execution.blocked, *filter(None, [execution.error])]
+        problems += [str(failure) for failure in failures]
+        if execution.error is not None:
+            log.debug("%s", "".join(execution.error.traceback))
+    if problems:
+        # What did run is on disk, and is told before the failure.
+        print_results(results, None)
+        raise WorkflowError(f"{path} was not run completely:\n" + indent("\n".join(problems), "  "))
+    return results
+
+
+def print_results(
+    results: Mapping[str, Any], seconds: float | None, *, as_json: bool = False
+) -> None:
+    """Print what the output nodes said, and the time it took."""
+    if as_json:
+        print(json.dumps({"outputs": results, "seconds": seconds}, indent=2))
+        return
+    for outputs in results.values():
+        for line in outputs.get("text", []):
+            print(line)
+    if seconds is not None:
+        print(f"done in {seconds:.1f} s")

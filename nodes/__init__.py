@@ -1,10 +1,12 @@
 """What the user drags onto the canvas: declarations, and one short method each."""
 
+from typing import Any
+
 from .conditioning import LoadSD2Conditioning, SaveSD2Conditioning
 from .encode import EncodeSD2Text, InspectSD2Text
 from .load import LoadSD2CLIP
 
-NODE_CLASSES = [
+NODE_CLASSES: list[Any] = [
     LoadSD2CLIP,
     EncodeSD2Text,
     InspectSD2Text,

@@ -74,11 +74,12 @@ class SaveSD2Conditioning:
         folder = host.current().output_directory()
         path = save_with_record(folder, filename_prefix, conditioning, workflow)
         place = path.parent.relative_to(Path(folder).absolute()).as_posix()
+        shapes = [str(list(cond.shape)) for cond, _ in conditioning]
         saved = {"filename": path.name, "subfolder": "" if place == "." else place}
         return {
             "ui": {
                 "conditioning": [{**saved, "type": "output"}],
-                "text": [f"saved {path}"],
+                "text": [f"saved {path}: {', '.join(shapes)}"],
             }
         }
 

@@ -59,7 +59,7 @@ class EncodeSD2Text:
         }
 
     @classmethod
-    def IS_CHANGED(cls, text: str | None = None, **_: Any) -> Any:
+    def IS_CHANGED(cls, text: str | None = None, **_others: Any) -> Any:
         from ..encoding import embeddings_identity
 
         return embeddings_identity(text)
@@ -91,13 +91,13 @@ class InspectSD2Text:
         return {"required": {"clip": CLIP_INPUT, "text": _text_input()}}
 
     @classmethod
-    def IS_CHANGED(cls, text: str | None = None, **_: Any) -> Any:
+    def IS_CHANGED(cls, text: str | None = None, **_others: Any) -> Any:
         from ..encoding import embeddings_identity
 
         return embeddings_identity(text)
 
     def inspect(self, clip: Clip, text: str) -> dict[str, Any]:
-        from ..encoding import read_text
+        from ..encoding import read_text, token_table
 
-        table = read_text(clip, text).table()
+        table = token_table(read_text(clip, text))
         return {"ui": {"text": [table]}, "result": (table,)}

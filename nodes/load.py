@@ -96,10 +96,12 @@ class LoadSD2CLIP:
         return True
 
     @classmethod
-    def IS_CHANGED(cls, clip_name: str, **_: Any) -> Any:
-        from ..sd2.checkpoint import identity
+    def IS_CHANGED(cls, clip_name: str, **_others: Any) -> Any:
+        # A file that was replaced under its name is loaded again.
+        from ..sd2.folders import resolve_files
 
-        return identity(resolve_model(host.current(), CLIP_KINDS, clip_name))
+        files, _ = resolve_files(resolve_model(host.current(), CLIP_KINDS, clip_name))
+        return [[str(file), file.stat().st_mtime_ns, file.stat().st_size] for file in files]
 
     def load(
         self,

@@ -261,7 +261,7 @@ class SDClipModel(nn.Module):
         A model built on the meta device takes the tensors over as they are, without a copy.
         """
         on_meta = self.transformer.get_input_embeddings().weight.is_meta
-        assign = on_meta or getattr(self, "can_assign_sd", False)
+        assign = on_meta or bool(getattr(self, "can_assign_sd", False))
         return self.transformer.load_state_dict(sd, strict=False, assign=assign)
 
 
