@@ -27,6 +27,16 @@ Tokens = Mapping[str, Sequence[Sequence[tuple[Any, ...]]]]
 """What ``tokenize`` returns: ``{"h": chunks}``, a chunk being 77 ``(id or vector, weight)``."""
 
 
+class WeightChange(Protocol):
+    """A change of one weight, such as a LoRA makes."""
+
+    def __call__(self, weight: torch.Tensor, strength: float) -> torch.Tensor:
+        """The changed weight; *weight* is float32 and is not written to."""
+
+    def kohya_tensors(self, name: str) -> dict[str, torch.Tensor]:
+        """The same as a LoRA file's tensors in kohya's naming, for hosts with a reader for it."""
+
+
 class Clip(Protocol):
     """The handle on a CLIP socket, as nodes use it; ``comfy.sd.CLIP`` is one.
 
@@ -107,3 +117,6 @@ class Host(Protocol):
 
         The tensors are on ``placement.offload_device`` in ``placement.dtype``.
         """
+
+    def lora_patches(self, changes: Mapping[str, WeightChange]) -> Any:
+        """*changes*, by the name of the weight, as ``Clip.add_patches`` takes them here."""

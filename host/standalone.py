@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..sd2.errors import SD2ClipError
-from .interface import Clip, Placement
+from .interface import Clip, Placement, WeightChange
 
 if TYPE_CHECKING:
     import torch
@@ -138,3 +138,6 @@ class StandaloneHost:
         tokenizer = SD2Tokenizer(embedding_directory=embedding_directory)
         tokenizer.clip_h.embedding_size = model.clip_h.config.hidden_size
         return StandaloneClip(model, tokenizer)
+
+    def lora_patches(self, changes: Mapping[str, WeightChange]) -> Any:
+        return changes

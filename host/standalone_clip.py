@@ -11,7 +11,7 @@ import torch
 
 from ..sd2.sd2_clip import SD2ClipModel
 from ..sd2.sd2_tokenizer import SD2Tokenizer
-from .interface import Conditioning, Tokens
+from .interface import Conditioning, Tokens, WeightChange
 
 
 def with_weights(model: SD2ClipModel, changed: Mapping[str, torch.Tensor]) -> SD2ClipModel:
@@ -108,24 +108,21 @@ class StandaloneClip:
         return self.cond_stage_model.load_sd(sd)
 
     def add_patches(
-        self, patches: Any, strength_patch: float = 1.0, strength_model: float = 1.0
+        self,
+        patches: Mapping[str, WeightChange],
+        strength_patch: float = 1.0,
+        strength_model: float = 1.0,
     ) -> list[str]:
         """Change weights for this handle alone; returns the names that were changed.
 
-        *patches* maps a tensor's name to ``("diff", (delta,))``:
-        the result is ``strength_model * weight + strength_patch * delta``.
+        *patches* maps a tensor's name to what makes ``change(strength_model * weight,
+        strength_patch)`` of it, in fp32, as a small change would vanish in fp16.
         """
         own = self.cond_stage_model.state_dict()
-        changed: dict[str, torch.Tensor] = {}
-        for name, patch in patches.items():
-            weight = own.get(name)
-            if weight is None:
-                continue
-            _, (delta,) = patch
-            # In fp32, as a small delta would vanish in fp16.
-            full = weight.float() * strength_model + delta.to(weight.device, torch.float32).reshape(
-                weight.shape
-            ) * strength_patch
-            changed[name] = full.to(weight.dtype)
+        changed = {
+            name: change(own[name].float() * strength_model, strength_patch).to(own[name].dtype)
+            for name, change in patches.items()
+            if name in own
+        }
         self.cond_stage_model = with_weights(self.cond_stage_model, changed)
         return list(changed)

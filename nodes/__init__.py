@@ -5,6 +5,7 @@ from typing import Any
 from .conditioning import LoadSD2Conditioning, SaveSD2Conditioning
 from .encode import EncodeSD2Text, InspectSD2Text
 from .load import LoadSD2CLIP
+from .lora import LoadSD2CLIPLora
 
 NODE_CLASSES: list[Any] = [
     LoadSD2CLIP,
@@ -12,4 +13,5 @@ NODE_CLASSES: list[Any] = [
     InspectSD2Text,
     SaveSD2Conditioning,
     LoadSD2Conditioning,
+    LoadSD2CLIPLora,
 ]

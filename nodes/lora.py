@@ -1,0 +1,82 @@
+"""The LoRA node: the text encoder's part of a LoRA, no MODEL needed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .. import host
+from ..host.folders import list_models, resolve_model
+
+if TYPE_CHECKING:
+    from ..host.interface import Clip
+
+LORA_KINDS = ("loras",)
+
+
+class LoadSD2CLIPLora:
+    """Applies the text encoder's part of a LoRA."""
+
+    TITLE = "Load SD2 LoRA (CLIP only)"
+    CATEGORY = "SD2"
+    DESCRIPTION = (
+        "Applies a LoRA or DoRA to SD2's text encoder only, and says which of its tensors were "
+        "used. For the UNet's part use Load LoRA."
+    )
+    SEARCH_ALIASES = ["lora", "dora", "load lora", "clip lora", "sd2"]
+    RETURN_TYPES = ("CLIP", "STRING")
+    RETURN_NAMES = ("CLIP", "info")
+    OUTPUT_TOOLTIPS = (
+        "The text encoder with the LoRA applied.",
+        "What the file holds, what was applied and what was not, as text.",
+    )
+    FUNCTION = "load"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "clip": ("CLIP", {"tooltip": "SD2's text encoder, from any loader."}),
+                "lora_name": (
+                    list_models(host.current(), LORA_KINDS),
+                    {"tooltip": "A LoRA for Stable Diffusion 2.x, from models/loras."},
+                ),
+            },
+            "optional": {
+                "strength": (
+                    "FLOAT",
+                    {
+                        "default": 1.0,
+                        "min": -100.0,
+                        "max": 100.0,
+                        "step": 0.01,
+                        "tooltip": "How much of the change is applied; 1 is as trained, 0 none.",
+                    },
+                ),
+            },
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, lora_name: str) -> bool | str:
+        # Here, not by the host, so that the path separators of another machine are accepted.
+        try:
+            resolve_model(host.current(), LORA_KINDS, lora_name)
+        except Exception as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def IS_CHANGED(cls, lora_name: str, **_: Any) -> Any:
+        from ..sd2.checkpoint import identity
+
+        return identity(resolve_model(host.current(), LORA_KINDS, lora_name))
+
+    def load(self, clip: Clip, lora_name: str, strength: float = 1.0) -> tuple[Clip, str]:
+        from ..sd2.lora import read_lora
+
+        shapes = {name: tuple(t.shape) for name, t in clip.cond_stage_model.state_dict().items()}
+        lora = read_lora(resolve_model(host.current(), LORA_KINDS, lora_name), shapes)
+        if not lora.changes or strength == 0.0:
+            return clip, lora.describe(strength)
+        clip = clip.clone()
+        applied = set(clip.add_patches(host.current().lora_patches(lora.changes), strength))
+        return clip, lora.describe(strength, tuple(n for n in lora.changes if n not in applied))
