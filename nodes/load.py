@@ -98,10 +98,9 @@ class LoadSD2CLIP:
     @classmethod
     def IS_CHANGED(cls, clip_name: str, **_others: Any) -> Any:
         # A file that was replaced under its name is loaded again.
-        from ..sd2.folders import resolve_files
+        from ..sd2.checkpoint import identity
 
-        files, _ = resolve_files(resolve_model(host.current(), CLIP_KINDS, clip_name))
-        return [[str(file), file.stat().st_mtime_ns, file.stat().st_size] for file in files]
+        return identity(resolve_model(host.current(), CLIP_KINDS, clip_name))
 
     def load(
         self,

@@ -156,8 +156,10 @@ class SDClipModel(nn.Module):
         A vector of another width than the encoder's is reported and left out. Chunks are filled up
         with pads to one length.
         """
-        device = self.execution_device or self.transformer.get_input_embeddings().weight.device
-        width, end, pad = self.config.hidden_size, *map(self.special_tokens.get, ("end", "pad"))
+        table = self.transformer.get_input_embeddings()
+        device = self.execution_device or next(table.parameters()).device
+        width = self.config.hidden_size
+        end, pad = self.special_tokens["end"], self.special_tokens["pad"]
         ids: list[list[int]] = []
         vectors: list[tuple[int, int, Tensor]] = []
         pooled_at: list[int] = []
@@ -187,8 +189,8 @@ class SDClipModel(nn.Module):
                 f"A chunk has {length} tokens; this text encoder has "
                 f"{self.config.max_position_embeddings} positions."
             )
-        table = torch.tensor([row + [pad] * (length - len(row)) for row in ids], device=device)
-        embeds = self.transformer.get_input_embeddings()(table).to(self.compute_dtype)
+        padded = torch.tensor([row + [pad] * (length - len(row)) for row in ids], device=device)
+        embeds: Tensor = table(padded).to(self.compute_dtype)
         for row, column, vector in vectors:
             embeds[row, column] = vector.to(embeds)
         return embeds, torch.tensor(pooled_at, device=device)
@@ -260,8 +262,8 @@ class SDClipModel(nn.Module):
 
         A model built on the meta device takes the tensors over as they are, without a copy.
         """
-        on_meta = self.transformer.get_input_embeddings().weight.is_meta
-        assign = on_meta or bool(getattr(self, "can_assign_sd", False))
+        on_meta = next(self.transformer.parameters()).is_meta
+        assign = on_meta or getattr(self, "can_assign_sd", False) is True
         return self.transformer.load_state_dict(sd, strict=False, assign=assign)
 
 

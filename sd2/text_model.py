@@ -8,7 +8,7 @@ weights on their own.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ class Attention(nn.Module):
         self.out_proj = operations.Linear(width, width, **placement)
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, T, W) -> (B, H, T, W/H)
+        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)  # (B, T, W) -> (B, H, T, W/H)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (self._split(proj(x)) for proj in (self.q_proj, self.k_proj, self.v_proj))
@@ -127,7 +127,7 @@ class TextTransformer(nn.Module):
         """
         positions = torch.arange(embeds.shape[1], device=embeds.device)
         x = embeds + self.embeddings.position_embedding(positions).to(embeds.dtype)
-        layers = self.encoder.layers
+        layers: Sequence[EncoderLayer] = list(self.encoder.layers)  # type: ignore[arg-type]
         last = len(layers) - 1
         depth = last if pooled_at is not None else max(wanted)
         states: dict[int, Tensor] = {}
@@ -164,7 +164,7 @@ class CLIPTextModel(nn.Module):
 
     def get_input_embeddings(self) -> nn.Module:
         """The token table, under the name that transformers and ComfyUI use."""
-        return self.text_model.embeddings.token_embedding
+        return self.text_model.embeddings.token_embedding  # type: ignore[no-any-return]
 
     def set_input_embeddings(self, embeddings: nn.Module) -> None:
         """Replace the token table."""
