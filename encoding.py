@@ -21,7 +21,7 @@ from .version import __version__
 if TYPE_CHECKING:
     import torch
 
-    from .host.interface import Clip, Conditioning
+    from .host.interface import Clip, Conditioning, Tokens
 
 
 class WrongClipError(SD2ClipError):
@@ -120,7 +120,7 @@ def encode_text(clip: Clip, text: str, *, stop_at_clip_layer: int = 0) -> Encode
     if stop_at_clip_layer:
         clip = clip.clone()
         clip.clip_layer(stop_at_clip_layer)
-    conditioning = clip.encode_from_tokens_scheduled({"h": tokens.pairs()})
+    conditioning = _encode(clip, {"h": tokens.pairs()})
     model = clip.cond_stage_model
     patcher = getattr(clip, "patcher", None)
     for entry in conditioning:
@@ -137,11 +137,21 @@ def encode_text(clip: Clip, text: str, *, stop_at_clip_layer: int = 0) -> Encode
     return Encoded(conditioning, tokens.report())
 
 
+def _encode(clip: Clip, tokens: Tokens) -> Conditioning:
+    if hasattr(clip, "encode_from_tokens_scheduled"):
+        return clip.encode_from_tokens_scheduled(tokens)
+    # ComfyUI before December 2024
+    cond, pooled = clip.encode_from_tokens(tokens, return_pooled=True)
+    return [[cond, {"pooled_output": pooled}]]
+
+
 def layer_text(clip: Clip) -> str:
     """The layer that *clip* encodes with, in absolute terms: "layer 23 of 24"."""
     inner = clip.cond_stage_model.clip_h
     count: int = inner.num_layers
-    layer_idx = inner.options_default[1] if clip.layer_idx is None else clip.layer_idx
+    # ComfyUI of 2023 had no options but the layer.
+    default = inner.options_default if hasattr(inner, "options_default") else inner.layer_default
+    layer_idx = default[1] if clip.layer_idx is None else clip.layer_idx
     number = count if layer_idx is None else layer_idx % count + 1
     return f"layer {number} of {count}"
 

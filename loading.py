@@ -42,6 +42,8 @@ class EncoderSource:
     notes: tuple[str, ...]
     """What a user should know of this loading beyond ``detection``."""
     _files: tuple[Path, ...] = field(repr=False)
+    read: Callable[[], Mapping[str, torch.Tensor]] = field(repr=False)
+    """The tensors once more, from the file, as the model was built from them."""
     _stamps: list[tuple[int, int]] = field(init=False, repr=False)
     _digest: str | None = field(default=None, init=False, repr=False)
 
@@ -152,10 +154,16 @@ def load_clip(
         # First over to the device as it is, then cast there: one transfer, and GPUs cast faster.
         return tensor.to(placement.offload_device).to(placement.dtype)
 
-    checkpoint, detection, state_dict = read_state_dict(paths, place, model_options)
-    state_dict, added = complete(
-        state_dict, load_config((model_options or {}).get("clip_h_model_config"))
-    )
+    config = load_config((model_options or {}).get("clip_h_model_config"))
+
+    # Ordinary tensors, though ComfyUI runs nodes in inference mode: an inference tensor could
+    # never again be changed in place outside of it.
+    @torch.inference_mode(False)
+    def read() -> tuple[Checkpoint, Detection, dict[str, torch.Tensor], Sequence[str]]:
+        checkpoint, detection, state_dict = read_state_dict(paths, place, model_options)
+        return checkpoint, detection, *complete(state_dict, config)
+
+    checkpoint, detection, state_dict, added = read()
     clip = runs_in.build_clip(
         state_dict,
         placement=placement,
@@ -169,7 +177,7 @@ def load_clip(
         inner.identity_layers = frozenset(range(detection.num_layers, detection.model_layers))
     notes = [*placement.notes, *_notes(checkpoint, detection, added, inner.layer_number())]
     clip.cond_stage_model.source = EncoderSource(
-        detection, placement, tuple(notes), checkpoint.files
+        detection, placement, tuple(notes), checkpoint.files, read=lambda: read()[2]
     )
     for note in notes:
         log.warning("%s: %s", detection.path, note)

@@ -80,9 +80,7 @@ class _Build:
         from ..sd2.sd2_tokenizer import SD2Tokenizer
 
         load, offload = self.placement.load_device, self.placement.offload_device
-        # Ordinary tensors, though ComfyUI runs nodes in inference mode: an inference tensor could
-        # never again be changed in place outside of it.
-        with torch.inference_mode(False):
+        with torch.inference_mode(False):  # as the tensors were read: for ordinary parameters
             model = build_text_encoder(
                 state_dict,
                 device=offload,
@@ -126,6 +124,7 @@ class _Build:
         """A patcher on weights of its own: how ComfyUI puts a model on a second device."""
         twin = self.clip(model.source.read(), disable_dynamic=disable_dynamic)
         twin.cond_stage_model.source = model.source
+        twin.cond_stage_model.clip_h.identity_layers = model.clip_h.identity_layers
         return twin.patcher
 
 
