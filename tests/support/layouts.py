@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import mmap
 import struct
 import zlib
 from collections import OrderedDict
@@ -446,7 +447,6 @@ def write_sd21(path: Path, seed: int = 0, dtype: torch.dtype = torch.float32) ->
     if path.suffix == ".safetensors":
         _stream_safetensors(shapes, path, seed, dtype)
         return
-    # torch.zeros of this size are never touched, so the system gives them no memory of their own.
     state = OrderedDict(
         (name, _full_size(name, shape, seed, dtype)) for name, shape in shapes.items()
     )
@@ -456,7 +456,10 @@ def write_sd21(path: Path, seed: int = 0, dtype: torch.dtype = torch.float32) ->
 def _full_size(name: str, shape: tuple[int, ...], seed: int, dtype: torch.dtype) -> torch.Tensor:
     if name.startswith("cond_stage_model."):
         return seeded(name.removeprefix("cond_stage_model.model."), shape, seed).to(dtype)
-    return torch.zeros(shape, dtype=dtype)
+    # Pages of a private mapping that are only read cost no memory; torch.zeros writes its zeros.
+    size = torch.Size(shape).numel()
+    mapping = mmap.mmap(-1, max(size, 1) * dtype.itemsize, access=mmap.ACCESS_COPY)
+    return torch.frombuffer(mapping, dtype=dtype, count=size).view(shape)
 
 
 def _stream_safetensors(
