@@ -58,9 +58,13 @@ def list_models(host: Host, kinds: Sequence[str]) -> list[str]:
     Where two kinds hold the same name, the later one is listed as ``kind/name``.
     """
     names: list[str] = []
+    seen = set()  # one folder may serve for several kinds
     for kind in kinds:
         find = diffusers_folders if kind == "diffusers" else weight_files
         for folder in host.model_folders(kind):
+            if (find, folder) in seen:
+                continue
+            seen.add((find, folder))
             for name in find(folder):
                 unique = name if name not in names else f"{kind}/{name}"
                 if unique not in names:

@@ -6,7 +6,14 @@ would shadow ComfyUI's ``nodes.py``.
 
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from sd2_clip.host.standalone import StandaloneHost
 
 ROOT = Path(__file__).parent.parent
 
@@ -19,3 +26,18 @@ if "sd2_clip" not in sys.modules:
     plugin = importlib.util.module_from_spec(spec)
     sys.modules["sd2_clip"] = plugin  # before it runs, as ComfyUI does
     spec.loader.exec_module(plugin)
+
+
+@pytest.fixture
+def standalone(tmp_path: Path) -> Iterator["StandaloneHost"]:
+    """A standalone host with ComfyUI's folders, empty, under ``tmp_path/models``."""
+    from sd2_clip import host
+    from sd2_clip.host.standalone import MODEL_KINDS, StandaloneHost
+
+    for kind in MODEL_KINDS:
+        (tmp_path / "models" / kind).mkdir(parents=True)
+    previous = host.current()
+    runs_in = StandaloneHost([tmp_path / "models"], output=tmp_path / "output", input=tmp_path)
+    host.use(runs_in)
+    yield runs_in
+    host.use(previous)

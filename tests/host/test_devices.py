@@ -1,0 +1,47 @@
+"""Device and dtype decisions. There is no GPU here: the list of GPUs is a fake."""
+
+import pytest
+import torch
+from sd2_clip.host import devices
+from sd2_clip.sd2.errors import OptionError
+
+CPU, FIRST, SECOND = torch.device("cpu"), torch.device("cuda", 0), torch.device("cuda", 1)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "name", "dtype", "device", "chosen_dtype"),
+    [
+        ([], "auto", None, CPU, torch.float32),
+        ([], "cpu", torch.float16, CPU, torch.float16),
+        ([FIRST, SECOND], "auto", None, FIRST, torch.float16),
+        ([FIRST, SECOND], "cpu", None, CPU, torch.float32),
+        ([FIRST, SECOND], "gpu", None, FIRST, torch.float16),
+        ([FIRST, SECOND], "gpu:1", torch.bfloat16, SECOND, torch.bfloat16),
+        ([FIRST, SECOND], "cuda:1", None, SECOND, torch.float16),
+    ],
+)
+def test_a_device_that_is_there_is_taken(gpus, name, dtype, device, chosen_dtype, monkeypatch):
+    monkeypatch.setattr(devices, "accelerators", lambda: gpus)
+    placement = devices.choose(name, dtype)
+    assert (placement.load_device, placement.offload_device) == (device, device)
+    assert placement.dtype == chosen_dtype
+    assert placement.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("gpus", "name", "fallback", "there"),
+    [([], "gpu:0", CPU, "no GPU"), ([FIRST], "gpu:3", FIRST, "gpu:0")],
+)
+def test_an_absent_device_falls_back_and_is_named(gpus, name, fallback, there, monkeypatch):
+    monkeypatch.setattr(devices, "accelerators", lambda: gpus)
+    placement = devices.choose(name, None)
+    assert placement.load_device == fallback
+    (note,) = placement.notes
+    assert name in note
+    assert there in note
+
+
+@pytest.mark.parametrize("name", ["tpu", "gpu:-1", "gpu:x", ""])
+def test_an_unknown_device_is_an_error(name):
+    with pytest.raises(OptionError, match="Choose auto, cpu"):
+        devices.choose(name, None)
