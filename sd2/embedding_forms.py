@@ -18,7 +18,6 @@ from .errors import SD2ClipError
 from .pickles import load_pickle
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
-PICKLE_STARTS = (b"PK", b"\x80")
 FAMILIES = {768: "SD1 or SDXL's CLIP-L", 1024: "SD2", 1280: "SDXL's CLIP-bigG"}
 
 # A1111 packs a list as {"TORCHTENSOR": [...]} into base64 JSON, in a text chunk of this name.
@@ -44,15 +43,16 @@ def read_vectors(path: Path, width: int, key: str) -> Vectors:
     Raises UnusableEmbeddingError, or the errors of reading.
     """
     with path.open("rb") as file:
-        start = file.read(8)
+        start = file.read(9)
     # Tensors made in ComfyUI's inference mode could not be used outside of it.
     with torch.inference_mode(False), torch.no_grad():
-        if start == PNG_START:
-            found = _choose(_read_png(path), width, key)
-        elif start.startswith(PICKLE_STARTS):
-            found = _choose(load_pickle(path), width, key)
-        else:
+        # Safetensors first: its length, before the brace, may begin like anything.
+        if start[8:] == b"{":
             found = _read_safetensors(path, width, key)
+        elif start.startswith(PNG_START):
+            found = _choose(_read_png(path), width, key)
+        else:
+            found = _choose(load_pickle(path), width, key)
         rows = torch.cat([tensor.float().reshape(-1, width) for tensor in found])
         finite = rows.isfinite().all(dim=1)
         kept = rows if bool(finite.all()) else rows[finite]

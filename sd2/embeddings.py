@@ -6,6 +6,7 @@ subfolders, subfolders by name; in a folder the exact name first, then ``EXTENSI
 
 import hashlib
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from .errors import SD2ClipError
 
 if TYPE_CHECKING:
     import torch
+
+_BACKSLASH = re.compile(r"(?<=[^\\/])\\(?=[^\\/])")
 
 EXTENSIONS = (".safetensors", ".pt", ".bin", ".png")
 
@@ -58,8 +61,8 @@ def find_embedding(name: str, folders: Sequence[str]) -> Path | None:
     """The file meant by *name*, which may contain subfolders but never leads out of *folders*."""
     if not name:
         return None
-    # A backslash is a separator in names written on Windows, and a character elsewhere.
-    spellings = dict.fromkeys((name, name.replace("\\", "/")))
+    # Between two names a backslash may be Windows's separator, whatever system this is.
+    spellings = dict.fromkeys((name, _BACKSLASH.sub("/", name)))
     for spelling in spellings:
         for folder in folders:
             for inner in _subfolders(folder):
