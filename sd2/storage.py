@@ -100,6 +100,13 @@ def read_tensors(places: Mapping[str, TensorPlace]) -> dict[str, torch.Tensor]:
     """The named tensors. Those that share a block in the file share memory here."""
     if sys.byteorder != "little":
         raise UnreadableFileError("Model files are little-endian, and this machine is not.")
+    import torch
+
+    for place in places.values():
+        if not hasattr(torch, _TORCH_DTYPES.get(place.dtype, "?")):
+            raise UnreadableFileError(
+                f"{place.block.file}: tensors of type {place.dtype} cannot be read by this torch."
+            )
     blocks = {(place.block, place.dtype) for place in places.values()}
     flat: dict[tuple[Block, str], torch.Tensor] = {}
     for file in dict.fromkeys(block.file for block, _ in blocks):
@@ -193,10 +200,8 @@ def _map(
 def _tensor(buffer: mmap.mmap | bytearray, dtype: str, start: int, size: int) -> torch.Tensor:
     import torch
 
-    element = itemsize(dtype)
-    torch_dtype = getattr(torch, _TORCH_DTYPES.get(dtype, ""), None)
-    if element is None or torch_dtype is None:
-        raise UnreadableFileError(f"Tensors of type {dtype} cannot be read by this torch.")
+    torch_dtype: torch.dtype = getattr(torch, _TORCH_DTYPES[dtype])
+    element = torch_dtype.itemsize
     count = size // element
     if count == 0:
         return torch.empty(0, dtype=torch_dtype)

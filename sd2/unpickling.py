@@ -81,27 +81,25 @@ _STORAGES: dict[str, str | None] = {
 _STORAGE_NAME = re.compile(r"torch\.(?:cuda\.|storage\.)?(\w+)Storage")
 
 # What trainers leave beside the weights. Only names: nothing of these packages is ever imported.
-_HARMLESS_NAMES = frozenset(
-    [f"builtins.{name}" for name in
-     ("set", "frozenset", "dict", "list", "tuple", "int", "float", "complex", "bool", "str",
-      "bytes", "bytearray", "object", "slice", "range")]
-    + [f"collections.{name}" for name in ("OrderedDict", "defaultdict", "Counter", "deque")]
-    + [f"{package}.{name}" for package in ("numpy.core.multiarray", "numpy._core.multiarray")
-       for name in ("scalar", "_reconstruct")]
-    + ["_codecs.encode", "argparse.Namespace", "copyreg._reconstructor", "types.SimpleNamespace",
-       "datetime.datetime", "datetime.date", "datetime.timedelta", "typing.Any",
-       "numpy.ndarray", "numpy.dtype", "torch.Size", "torch.device", "torch.Tensor",
-       "torch.nn.parameter.Parameter", "torch._tensor._rebuild_from_type_v2",
-       "torch.FloatTensor", "torch.cuda.FloatTensor"]
-)  # fmt: skip
-_HARMLESS_PATTERN = re.compile(
-    r"torch\._utils\._rebuild_\w+"
-    r"|torch\.(optim|nn|amp|cuda\.amp|ao\.nn)\.[\w.]+"
-    r"|numpy\.(float|int|uint|bool|str|bytes|complex)\w*"
-    r"|numpy\.dtypes\.\w+|numpy\.random\.(_pickle|mtrand)\.\w+"
-    r"|pathlib\.(Pure)?(Posix|Windows)?Path"
-    r"|(pytorch_lightning|lightning|lightning_fabric|lightning_utilities|omegaconf|transformers"
-    r"|diffusers|accelerate|open_clip|peft|ldm|sgm|antlr4)\.[\w.]+"
+_HARMLESS = re.compile(
+    "|".join(
+        [
+            r"torch\.(Size|device|Tensor|FloatTensor|cuda\.FloatTensor)",
+            r"torch\._utils\._rebuild_\w+|torch\._tensor\._rebuild_from_type_v2",
+            r"torch\.(optim|nn|amp|cuda\.amp|ao\.nn)\.[\w.]+",
+            r"collections\.(OrderedDict|defaultdict|Counter|deque)",
+            r"builtins\.(set|frozenset|dict|list|tuple|int|long|float|complex|bool|str|unicode"
+            r"|bytes|bytearray|object|slice|range|xrange)",
+            r"numpy\._?core\.multiarray\.(scalar|_reconstruct)",
+            r"numpy\.(ndarray|dtype|dtypes\.\w+|random\.(_pickle|mtrand)\.\w+)",
+            r"numpy\.(float|int|uint|bool|str|bytes|complex)\w*",
+            r"_codecs\.encode|copyreg\._reconstructor",
+            r"argparse\.Namespace|types\.SimpleNamespace|typing\.Any",
+            r"datetime\.(datetime|date|timedelta)|pathlib\.(Pure)?(Posix|Windows)?Path",
+            r"(pytorch_lightning|lightning|lightning_fabric|lightning_utilities|omegaconf|antlr4"
+            r"|transformers|diffusers|accelerate|open_clip|peft|ldm|sgm)\.[\w.]+",
+        ]
+    )
 )
 _PLAIN_NAME = re.compile(r"\w+|[A-Z]\w*(\.[A-Z]\w*)+")
 _OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # Python 2's names
@@ -205,11 +203,10 @@ class PickleMachine:
     def _global(self, module: str, name: str) -> None:
         full_name = f"{_OLD_MODULES.get(module, module)}.{name}"
         known = (
-            full_name in _HARMLESS_NAMES
-            or _STORAGE_NAME.fullmatch(full_name)
+            _STORAGE_NAME.fullmatch(full_name)
             or full_name.removeprefix("torch.") in DTYPE_NAMES
             # "module.name" may reach any module through another's imports: only classes in classes
-            or (_HARMLESS_PATTERN.fullmatch(full_name) and _PLAIN_NAME.fullmatch(name))
+            or (_HARMLESS.fullmatch(full_name) and _PLAIN_NAME.fullmatch(name))
         )
         if not known:
             raise UnsafeFileError(
