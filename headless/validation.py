@@ -20,6 +20,10 @@ from .node_class import NodeClasses
 from .order import find_cycles, sort_sources_first
 
 
+LONGEST_CYCLE_SHOWN = 20
+"""Nodes. Every node of a cycle tells of the whole cycle."""
+
+
 @dataclass(frozen=True)
 class Validation:
     """What is wrong with a prompt, and what can be run of it."""
@@ -207,7 +211,10 @@ class _Validator:
 
     def _report_cycles(self, left_over: Collection[str]) -> None:
         for cycle in find_cycles(left_over, self.sources):
-            path = " -> ".join(f"{id} ({self._name(self.graph[id])})" for id in [*cycle, cycle[0]])
+            shown = [f"{id} ({self._name(self.graph[id])})" for id in cycle[:LONGEST_CYCLE_SHOWN]]
+            if len(cycle) > LONGEST_CYCLE_SHOWN:
+                shown.append(f"... {len(cycle)} nodes in all ...")
+            path = " -> ".join([*shown, shown[0]])
             for node_id, source in zip(cycle, [*cycle[1:], cycle[0]], strict=True):
                 name = self._input_from(node_id, source)
                 self.errors.setdefault(node_id, []).append(
@@ -217,7 +224,7 @@ class _Validator:
                         f"{name}: each node waits for the next: {path}",
                         node_id=node_id,
                         input_name=name,
-                        cycle_nodes=cycle,
+                        cycle_nodes=cycle[:LONGEST_CYCLE_SHOWN],
                     )
                 )
 

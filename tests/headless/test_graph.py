@@ -1,0 +1,58 @@
+import pytest
+from fake_graph import node
+
+from sd2_clip.headless.errors import BrokenWorkflowError, NotAWorkflowError
+from sd2_clip.headless.graph import BadLink, Link, Value, parse_prompt
+
+
+@pytest.mark.parametrize(
+    ("received", "expected"),
+    [
+        pytest.param(["6", 0], Link("6", 0), id="link"),
+        pytest.param(["6", 1.0], Link("6", 1), id="slot as a whole float"),
+        pytest.param(["3:6", 0], Link("3:6", 0), id="id inside a subgraph"),
+        pytest.param("a cat", Value("a cat"), id="text"),
+        pytest.param(None, Value(None), id="null"),
+        pytest.param({"__value__": ["6", 0]}, Value(["6", 0]), id="wrapped list is no link"),
+        pytest.param({"a": 1}, Value({"a": 1}), id="object"),
+        pytest.param([1, 2, 3], BadLink([1, 2, 3]), id="bare list"),
+        pytest.param([6, 0], BadLink([6, 0]), id="id as a number"),
+        pytest.param(["6", True], BadLink(["6", True]), id="slot as a boolean"),
+        pytest.param(["6", 0.5], BadLink(["6", 0.5]), id="slot as a fraction"),
+        pytest.param([], BadLink([]), id="empty list"),
+    ],
+)
+def test_input_is_link_or_value(received, expected):
+    graph = parse_prompt({"1": node("Any", x=received)})
+    assert graph["1"].inputs["x"] == expected
+
+
+def test_prompt_may_be_wrapped():
+    assert list(parse_prompt({"prompt": {"7": node("Any")}, "client_id": "c"})) == ["7"]
+
+
+def test_node_may_have_the_id_prompt():
+    assert list(parse_prompt({"prompt": node("Any")})) == ["prompt"]
+
+
+def test_title_comes_from_meta():
+    assert parse_prompt({"1": node("Any", title="Mine")})["1"].title == "Mine"
+
+
+def test_inputs_may_be_absent():
+    assert parse_prompt({"1": {"class_type": "Any"}})["1"].inputs == {}
+
+
+@pytest.mark.parametrize(
+    ("document", "error", "words"),
+    [
+        pytest.param([], NotAWorkflowError, "list", id="a list"),
+        pytest.param({"nodes": [], "links": []}, NotAWorkflowError, "editor", id="UI format"),
+        pytest.param({"5": 3}, BrokenWorkflowError, "node 5", id="node is a number"),
+        pytest.param({"5": {"inputs": 3}}, BrokenWorkflowError, "node 5", id="inputs is a number"),
+        pytest.param({"5": {"class_type": 3}}, BrokenWorkflowError, "node 5", id="class is a number"),
+    ],
+)
+def test_what_is_no_prompt_is_named(document, error, words):
+    with pytest.raises(error, match=words):
+        parse_prompt(document)
