@@ -93,7 +93,11 @@ def tokenizer_for(clip: Clip | None) -> SD2Tokenizer:
             "The clip input is empty. The loader before it found no text encoder in its file; "
             "use Load SD2 CLIP, which says what the file holds."
         )
-    tokenizer = clip.tokenizer
+    tokenizer = getattr(clip, "tokenizer", None)
+    if tokenizer is None or not hasattr(clip, "cond_stage_model"):
+        raise WrongClipError(
+            f"The clip input is a {type(clip).__name__}, not a CLIP. Connect Load SD2 CLIP."
+        )
     if isinstance(tokenizer, SD2Tokenizer):
         return tokenizer
     foreign = getattr(tokenizer, "clip_h", None)

@@ -14,6 +14,8 @@ CLIP_KINDS = ("text_encoders", "clip", "checkpoints", "diffusers")
 
 WEIGHT_SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
 
+LISTED = 6  # files that an error names
+
 
 class ModelNotFoundError(SD2ClipError):
     """A file name that no folder of its kind holds, or that points outside them."""
@@ -89,8 +91,10 @@ def resolve_model(host: Host, kinds: Sequence[str], name: str) -> Path:
             path = locate(folder, spelling)
             if path is not None:
                 return path
-    searched = ", ".join(str(folder) for _, folder in folders) or "no folder at all"
+    searched = ", ".join(dict.fromkeys(str(folder) for _, folder in folders)) or "none is set up"
+    there = list_models(host, kinds)
+    names = ", ".join(there[:LISTED]) + (f" and {len(there) - LISTED} more" * (len(there) > LISTED))
     raise ModelNotFoundError(
-        f"{name!r} is in none of the model folders ({searched}). Put the file there, "
-        "or name another folder."
+        f"{name!r} is in none of the model folders ({searched}). Put the file there, or choose one "
+        f"that is there: {names or 'there are none'}."
     )

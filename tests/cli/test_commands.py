@@ -1,0 +1,174 @@
+"""The commands, each in a process of its own, as a user types them."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import layouts
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from sd2_clip.sd2.conditioning import load_conditioning
+
+ROOT = Path(__file__).parents[2]
+WORKFLOW = ROOT / "tests/workflows/first_steps.json"
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """Where commands run: the plugin as ``sd2_clip``, and a 23-layer encoder of real size."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "sd2_clip").symlink_to(ROOT, target_is_directory=True)
+    encoder = layouts.diffusers(layouts.canonical_encoder(layouts.SD2_CONFIG, dtype=torch.float16))
+    (folder / "models").mkdir()
+    layouts.save_safetensors(encoder, folder / "models/sd2.safetensors")
+    return folder
+
+
+def run(folder, *arguments):
+    command = [sys.executable, "-m", "sd2_clip", *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def run_workflow(folder, *arguments, name="sd2.safetensors"):
+    chosen = ("--models", "models", "--set", f"1.clip_name={name}")
+    return run(folder, "run", *arguments, *chosen)
+
+
+@pytest.mark.full_size
+@pytest.mark.parametrize(
+    "workflow", [WORKFLOW, ROOT / "example_workflows/first_steps.json"], ids=["api", "editor"]
+)
+def test_run_leaves_conditioning_on_disk(workflow, folder, tmp_path):
+    done = run_workflow(folder, workflow, "--output", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    (path,) = tmp_path.rglob("*.safetensors")
+    ((cond, options),) = load_conditioning(path)
+    assert cond.shape == (1, 77, 1024)
+    assert cond.isfinite().all()
+    assert options["sd2_clip"]["layer"].startswith("layer 23 of 24")
+    assert f"saved {path}: [1, 77, 1024]" in done.stdout
+    assert "8 tokens, 1 chunk of 77" in done.stdout
+
+
+@pytest.mark.full_size
+def test_a_saved_conditioning_runs_again_as_a_workflow(folder, tmp_path):
+    run_workflow(folder, WORKFLOW, "--output", tmp_path / "first")
+    (first,) = tmp_path.rglob("*.safetensors")
+    done = run(folder, "run", first, "--models", "models", "--output", tmp_path / "second")
+    assert done.returncode == 0, done.stderr
+    second = next((tmp_path / "second").rglob("*.safetensors"))
+    torch.testing.assert_close(load_conditioning(second)[0][0], load_conditioning(first)[0][0])
+
+
+@pytest.mark.full_size
+def test_convert_writes_just_the_text_encoder(folder, tmp_path):
+    out = tmp_path / "encoder.safetensors"
+    assert run(folder, "convert", "models/sd2.safetensors", out).returncode == 0
+    expected = load_file(folder / "models/sd2.safetensors")
+    torch.testing.assert_close(load_file(out), expected)
+    again = run(folder, "convert", "models/sd2.safetensors", out)
+    assert again.returncode == 1
+    assert "exists already" in again.stderr
+
+
+@pytest.mark.full_size
+def test_inspect_says_what_a_file_holds(folder):
+    done = run(folder, "inspect", "models/sd2.safetensors")
+    assert done.returncode == 0
+    assert "23 of 24" in done.stdout
+    found = json.loads(run(folder, "inspect", "models/sd2.safetensors", "--json").stdout)
+    assert (found["layers"], found["dtype"], found["has_projection"]) == (23, "F16", False)
+
+
+@pytest.mark.full_size
+def test_json_results_are_json(folder, tmp_path):
+    done = run_workflow(folder, WORKFLOW, "--output", tmp_path, "--json")
+    assert set(json.loads(done.stdout)["outputs"]) == {"3", "4"}
+
+
+def broken(changes):
+    """The first workflow with inputs or classes of nodes replaced."""
+    workflow = json.loads(WORKFLOW.read_text())
+    for key, value in changes.items():
+        node, _, name = key.partition(".")
+        if name == "class_type":
+            workflow[node]["class_type"] = value
+        else:
+            workflow[node]["inputs"][name] = value
+    return workflow
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"2.clip": ["9", 0]}, "node 9 is not in the workflow"),
+        ({"2.clip": ["1", 7]}, "output 7"),
+        ({"2.clip": ["1", 1]}, "STRING"),
+        ({"2.stop_at_clip_layer": 3}, "bigger than max"),
+        ({"2.class_type": "KSampler"}, "KSampler"),
+        ({"4.conditioning": ["4", 0]}, "node 4"),
+        ({"1.clip_name": "../../etc/passwd"}, "none of the model folders"),
+        ({"1.clip_name": "gone.ckpt"}, "gone.ckpt"),
+    ],
+    ids=str,
+)
+def test_a_broken_workflow_is_named_by_node(changes, message, tmp_path):
+    (tmp_path / "sd2_clip").symlink_to(ROOT, target_is_directory=True)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/sd2.safetensors").write_bytes(b"nothing")
+    workflow = tmp_path / "workflow.json"
+    workflow.write_text(json.dumps(broken({"1.clip_name": "sd2.safetensors"} | changes)))
+    done = run(tmp_path, "run", workflow, "--models", "models", "--output", tmp_path / "out")
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+FILES = {
+    "empty.safetensors": b"",
+    "page.safetensors": b"<!DOCTYPE html><html>not found</html>",
+    "words.ckpt": b"these are words, not a model",
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("command", ["inspect", "convert", "run"])
+def test_a_file_that_is_no_model_is_named(name, command, tmp_path):
+    (tmp_path / "sd2_clip").symlink_to(ROOT, target_is_directory=True)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / name).write_bytes(FILES[name])
+    if command == "run":
+        done = run_workflow(tmp_path, WORKFLOW, name=name)
+    else:
+        out = ["out.safetensors"] if command == "convert" else []
+        done = run(tmp_path, command, f"models/{name}", *out)
+    assert done.returncode == 1
+    assert name in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_wrong_command_line_has_a_status_of_its_own(tmp_path):
+    (tmp_path / "sd2_clip").symlink_to(ROOT, target_is_directory=True)
+    assert run(tmp_path, "fly").returncode == 2
+    assert run(tmp_path, "--help").returncode == 0
+
+
+@pytest.mark.full_size
+def test_demo_labels_its_random_weights_everywhere(tmp_path):
+    (tmp_path / "sd2_clip").symlink_to(ROOT, target_is_directory=True)
+    done = run(tmp_path, "demo")
+    try:
+        assert done.returncode == 0, done.stderr
+        assert "RANDOM WEIGHTS" in done.stdout
+        (encoder,) = tmp_path.rglob("*RANDOM-WEIGHTS*.safetensors")
+        with safe_open(encoder, framework="pt") as file:
+            assert "random_weights" in " ".join(file.metadata())
+        assert "[1, 77, 1024]" in done.stdout
+        assert "done in" in done.stdout.splitlines()[-1]
+    finally:
+        shutil.rmtree(tmp_path / "demo", ignore_errors=True)

@@ -1,0 +1,208 @@
+"""The nodes, called as an executor calls them, on a standalone host."""
+
+import json
+
+import layouts
+import pytest
+import torch
+from safetensors import safe_open
+from sd2_clip import NODE_CLASS_MAPPINGS, loading
+from sd2_clip.encoding import WrongClipError
+from sd2_clip.host.folders import ModelNotFoundError
+from sd2_clip.sd2.conditioning import ConditioningError
+
+TEXT = "a (cat:1.2) and embedding:style"
+
+
+@pytest.fixture
+def nodes():
+    return {name: node() for name, node in NODE_CLASS_MAPPINGS.items()}
+
+
+@pytest.fixture
+def clip(standalone, tmp_path, monkeypatch):
+    """A tiny encoder, and a textual inversion of two vectors beside it."""
+    models = tmp_path / "models"
+    layouts.save_safetensors(layouts.canonical_encoder(), models / "clip/sd2.safetensors")
+    rows = torch.randn(2, layouts.TINY_CONFIG["hidden_size"])
+    layouts.save_safetensors({"emb_params": rows}, models / "embeddings/style.safetensors")
+    return loading.load_clip(
+        models / "clip/sd2.safetensors",
+        device="cpu",
+        model_options={"clip_h_model_config": layouts.TINY_CONFIG},
+    )
+
+
+def test_encode_gives_conditioning_and_a_report(nodes, clip):
+    conditioning, report = nodes["EncodeSD2Text"].encode(clip, TEXT)
+    ((cond, options),) = conditioning
+    tokens = clip.tokenize(TEXT)
+    expected, pooled = clip.encode_from_tokens(tokens, return_pooled=True)
+    torch.testing.assert_close(cond, expected)
+    torch.testing.assert_close(options["pooled_output"], pooled)
+    assert report.startswith("5 tokens, 1 chunk of 77")
+    assert "style (2 vectors)" in report
+
+
+@pytest.mark.parametrize("layer", [-4, -1])
+def test_stop_at_clip_layer_is_clip_set_last_layer(layer, nodes, clip):
+    ((cond, _),), _ = nodes["EncodeSD2Text"].encode(clip, TEXT, stop_at_clip_layer=layer)
+    other = clip.clone()
+    other.clip_layer(layer)
+    torch.testing.assert_close(cond, other.encode(TEXT))
+    assert clip.layer_idx is None  # the handle that came in is as it was
+
+
+def test_an_empty_clip_input_is_explained(nodes):
+    with pytest.raises(WrongClipError, match="Load SD2 CLIP"):
+        nodes["EncodeSD2Text"].encode(None, TEXT)
+
+
+def test_an_input_that_is_no_clip_is_named(nodes):
+    with pytest.raises(WrongClipError, match="a str, not a CLIP"):
+        nodes["InspectSD2Text"].inspect("text", TEXT)
+
+
+def test_another_models_clip_is_named(nodes, clip):
+    class SDXLClipModel:
+        pass
+
+    class SDXLTokenizer:
+        def __init__(self):
+            self.clip_l, self.clip_g = object(), object()
+
+    class Handle:
+        cond_stage_model = SDXLClipModel()
+        tokenizer = SDXLTokenizer()
+
+    with pytest.raises(WrongClipError, match=r"SDXLClipModel \(clip_g, clip_l\)"):
+        nodes["EncodeSD2Text"].encode(Handle(), TEXT)
+
+
+def test_inspect_shows_every_token_in_order(nodes, clip):
+    result = nodes["InspectSD2Text"].inspect(clip, TEXT)
+    (table,) = result["result"]
+    assert result["ui"]["text"] == [table]
+    rows = [line.split() for line in table.split("weight  text\n")[1].splitlines()]
+    assert [row[3] for row in rows] == [
+        "a", "cat", "and", "embedding:style[1/2]", "embedding:style[2/2]"
+    ]  # fmt: skip
+    assert [row[2] for row in rows] == ["1", "1.2", "1", "1", "1"]
+
+
+def saved(nodes, conditioning, standalone, prefix="conditioning/sd2", **hidden):
+    ui = nodes["SaveSD2Conditioning"].save(conditioning, prefix, **hidden)["ui"]
+    (entry,) = ui["conditioning"]
+    return standalone.output_directory() / entry["subfolder"] / entry["filename"]
+
+
+def test_saved_conditioning_comes_back_as_it_was(nodes, clip, standalone):
+    conditioning, _ = nodes["EncodeSD2Text"].encode(clip, TEXT)
+    conditioning[0][1].update(start_percent=0.0, end_percent=0.5, area=(1, 2, 3))
+    conditioning.append([torch.randn(1, 154, 32).half(), {"mask": torch.ones(3)}])
+    path = saved(nodes, conditioning, standalone)
+    name = path.relative_to(standalone.output_directory()).as_posix()
+    (loaded,) = nodes["LoadSD2Conditioning"].load(f"{name} [output]")
+    assert [list(options) for _, options in loaded] == [
+        list(dict.fromkeys([*sorted(o, key=lambda k: not isinstance(o[k], torch.Tensor))]))
+        for _, o in conditioning
+    ]
+    for (cond, options), (expected, expected_options) in zip(loaded, conditioning, strict=True):
+        torch.testing.assert_close(cond, expected)
+        for key, value in expected_options.items():
+            if isinstance(value, torch.Tensor):
+                torch.testing.assert_close(options[key], value)
+    assert (loaded[0][1]["end_percent"], loaded[0][1]["area"]) == (0.5, [1, 2, 3])
+
+
+def test_a_saved_file_says_how_it_was_made(nodes, clip, standalone):
+    conditioning, _ = nodes["EncodeSD2Text"].encode(clip, TEXT, stop_at_clip_layer=-2)
+    path = saved(nodes, conditioning, standalone, prompt={"1": {}}, extra_pnginfo={"workflow": {}})
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    assert (metadata["prompt"], metadata["workflow"]) == ('{"1": {}}', "{}")
+    (entry,) = json.loads(metadata["sd2_clip"])["entries"]
+    record = entry["options"]["sd2_clip"]
+    assert record["text"] == TEXT
+    assert record["layer"].startswith("layer 3 of 4")
+    assert record["dtype"] == "float32"
+    assert record["weights"]["sha256"] == clip.cond_stage_model.source.digest()
+    assert [one["name"] for one in record["embeddings"]] == ["style"]
+    assert len(record["embeddings"][0]["sha256"]) == 64
+    assert record["changed_since_encoding"] is False
+    assert {"syntax", "version", "warnings", "ignored"} <= set(record)
+
+
+def test_a_conditioning_that_was_changed_on_the_way_says_so(nodes, clip, standalone):
+    ((cond, options),), _ = nodes["EncodeSD2Text"].encode(clip, TEXT)
+    path = saved(nodes, [[cond * 0.5, options]], standalone)
+    with safe_open(path, framework="pt") as file:
+        (entry,) = json.loads(file.metadata()["sd2_clip"])["entries"]
+    assert entry["options"]["sd2_clip"]["changed_since_encoding"] is True
+
+
+def test_every_save_takes_the_next_number(nodes, clip, standalone):
+    conditioning, _ = nodes["EncodeSD2Text"].encode(clip, TEXT)
+    names = [saved(nodes, conditioning, standalone, "mine").name for _ in range(2)]
+    assert names == ["mine_00001_.safetensors", "mine_00002_.safetensors"]
+    leftovers = list(standalone.output_directory().rglob("*.partial"))
+    assert leftovers == []
+
+
+@pytest.mark.parametrize("prefix", ["../out", "/tmp/out", "a/../../../out"])
+def test_nothing_is_saved_outside_the_output_folder(prefix, nodes, clip):
+    conditioning, _ = nodes["EncodeSD2Text"].encode(clip, TEXT)
+    with pytest.raises(ConditioningError, match="leads out of the output folder"):
+        nodes["SaveSD2Conditioning"].save(conditioning, prefix)
+
+
+def test_what_json_cannot_hold_is_named(nodes, clip):
+    conditioning, _ = nodes["EncodeSD2Text"].encode(clip, TEXT)
+    conditioning[0][1]["control"] = object()
+    with pytest.raises(ConditioningError, match="'control' is a object"):
+        nodes["SaveSD2Conditioning"].save(conditioning, "x")
+
+
+def test_a_safetensors_file_that_is_no_conditioning_is_named(nodes, standalone, tmp_path):
+    layouts.save_safetensors({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(ConditioningError, match="no conditioning saved by Save SD2 Conditioning"):
+        nodes["LoadSD2Conditioning"].load("other.safetensors")
+
+
+def test_conditioning_outside_the_folders_is_not_found(nodes, standalone):
+    with pytest.raises(ModelNotFoundError):
+        nodes["LoadSD2Conditioning"].load("../secret.safetensors [output]")
+    message = NODE_CLASS_MAPPINGS["LoadSD2Conditioning"].VALIDATE_INPUTS("gone.safetensors")
+    assert "gone.safetensors" in message
+
+
+def test_an_edited_embedding_changes_the_encoders_identity(clip, tmp_path):
+    node = NODE_CLASS_MAPPINGS["EncodeSD2Text"]
+    texts = [TEXT, "a cat", None]
+    before = [node.IS_CHANGED(text=text) for text in texts]
+    rows = torch.randn(3, 1024)
+    layouts.save_safetensors({"x": rows}, tmp_path / "models/embeddings/style.safetensors")
+    after = [node.IS_CHANGED(text=text) for text in texts]
+    assert [a == b for a, b in zip(after, before, strict=True)] == [False, True, False]
+
+
+def test_a_replaced_file_changes_the_loaders_identity(clip, tmp_path):
+    node = NODE_CLASS_MAPPINGS["LoadSD2CLIP"]
+    before = node.IS_CHANGED("sd2.safetensors", layer="last")
+    assert before == node.IS_CHANGED("sd2.safetensors", layer="last")
+    layouts.save_safetensors({"x": torch.zeros(1)}, tmp_path / "models/clip/sd2.safetensors")
+    assert node.IS_CHANGED("sd2.safetensors", layer="last") != before
+
+
+@pytest.mark.parametrize(
+    ("inputs", "fault"),
+    [
+        ({"clip_name": "sd2.safetensors"}, None),
+        ({"clip_name": ".\\sd2.safetensors", "device": "gpu:7"}, None),
+        ({"clip_name": "gone.ckpt"}, "none of the model folders"),
+        ({"clip_name": "sd2.safetensors", "device": "tpu"}, "Choose auto, cpu"),
+    ],
+)
+def test_the_loader_checks_names_and_devices_itself(inputs, fault, clip):
+    verdict = NODE_CLASS_MAPPINGS["LoadSD2CLIP"].VALIDATE_INPUTS(**inputs)
+    assert verdict is True if fault is None else fault in verdict
