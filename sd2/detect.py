@@ -126,7 +126,7 @@ def detect(
         tower, faults = max(broken, key=lambda item: item[0].blocks)
         raise BrokenEncoderError(
             f"{checkpoint.path}: holds SD2's text encoder (at {tower.prefix!r}), but it is broken: "
-            f"{shorten(faults, 6)}. Download the file again, or choose another one."
+            f"{shorten(faults, 6, 1000)}. Download the file again, or choose another one."
         )
     if not found:
         raise NotSD2Error(explain_not_sd2(checkpoint, towers, reasons, config))
@@ -297,7 +297,7 @@ def _layout(match: _Match, tensors: Mapping[str, TensorInfo], *, whole: bool) ->
             layout = "transformers CLIP model"
         elif PROJECTION not in match.names and not whole:
             layout = "diffusers text encoder"
-        elif match.names[PROJECTION].endswith("text_projection"):
+        elif match.names.get(PROJECTION, "").endswith("text_projection"):
             layout = "old ComfyUI CLIPSave"
         elif LOGIT_SCALE in match.names:
             layout = "ComfyUI CLIPSave"
@@ -310,7 +310,7 @@ def _layout(match: _Match, tensors: Mapping[str, TensorInfo], *, whole: bool) ->
     return layout + wrapped
 
 
-def shorten(items: Sequence[str], limit: int = 4) -> str:
-    """The first few of *items*, and how many more there are."""
+def shorten(items: Sequence[str], limit: int = 4, width: int = 100) -> str:
+    """The first few of *items*, each up to *width* characters, and how many more there are."""
     more = f" and {len(items) - limit} more" if len(items) > limit else ""
-    return ", ".join(item[:200] for item in items[:limit]) + more
+    return ", ".join(item[:width] for item in items[:limit]) + more

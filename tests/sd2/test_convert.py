@@ -7,10 +7,11 @@ from layouts import (
     TINY_CONFIG,
     Case,
     canonical_encoder,
+    case_writer,
     diffusers,
     expected_encoder,
-    write_case,
 )
+from sd2_clip.sd2.checkpoint import open_checkpoint
 from sd2_clip.sd2.config import load_config
 from sd2_clip.sd2.convert import complete, convert, read_text_encoder
 from sd2_clip.sd2.detect import detect
@@ -19,30 +20,35 @@ CONFIG = load_config(TINY_CONFIG)
 EVERY_CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.row}-{case.name}")
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    return case_writer(tmp_path_factory.mktemp("layouts"))
+
+
 @EVERY_CASE
-def test_real_tensors_come_out_bit_equal(case: Case, tmp_path):
-    state_dict = read_text_encoder(write_case(case, tmp_path), CONFIG).state_dict
+def test_real_tensors_come_out_bit_equal(case: Case, written):
+    state_dict = read_text_encoder(written(case), CONFIG).state_dict
     for name, tensor in expected_encoder(case).items():
         assert state_dict[name].dtype == case.dtype, name
         assert torch.equal(state_dict[name], tensor), name
 
 
 @EVERY_CASE
-def test_result_is_a_complete_encoder(case: Case, tmp_path):
-    state_dict = read_text_encoder(write_case(case, tmp_path), CONFIG).state_dict
+def test_result_is_a_complete_encoder(case: Case, written):
+    state_dict = read_text_encoder(written(case), CONFIG).state_dict
     shapes = {name: tensor.shape for name, tensor in state_dict.items()}
     assert shapes == {name: tensor.shape for name, tensor in canonical_encoder().items()}
 
 
-def test_parts_that_were_not_real_are_reported_as_added(tmp_path):
+def test_parts_that_were_not_real_are_reported_as_added(written):
     kohya = next(case for case in CASES if case.name == "kohya")
-    weights = read_text_encoder(write_case(kohya, tmp_path), CONFIG)
+    weights = read_text_encoder(written(kohya), CONFIG)
     assert weights.added == ("text_model.encoder.layers.3", "text_projection.weight")
 
 
-def test_query_key_and_value_are_views_of_the_stacked_tensor(tmp_path):
+def test_query_key_and_value_are_views_of_the_stacked_tensor(written):
     case = CASES[0]
-    detection = detect(write_case(case, tmp_path), CONFIG)
+    detection = detect(written(case), CONFIG)
     source = {
         name: torch.zeros(3 * 32, 32) if name.endswith("in_proj_weight") else torch.zeros(96)
         for name in detection.names.values()
@@ -58,11 +64,9 @@ def test_query_key_and_value_are_views_of_the_stacked_tensor(tmp_path):
     assert pointers == [stacked.data_ptr() + third * 32 * 32 * 4 for third in range(3)]
 
 
-def test_convert_changes_nothing_it_is_given(tmp_path):
+def test_convert_changes_nothing_it_is_given(written):
     case = CASES[0]
-    path = write_case(case, tmp_path)
-    from sd2_clip.sd2.checkpoint import open_checkpoint
-
+    path = written(case)
     checkpoint = open_checkpoint(path)
     detection = detect(checkpoint, CONFIG)
     source = checkpoint.read(checkpoint.tensors)

@@ -17,12 +17,12 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from model_shapes import (
-    SD2_CONFIG,
     TINY_CONFIG,
     openclip_vision,
     sd21,
@@ -30,8 +30,6 @@ from model_shapes import (
     transformers_vision,
 )
 from safetensors.torch import save_file
-
-__all__ = ["CASES", "SD2_CONFIG", "TINY_CONFIG", "Case", "canonical_encoder", "write_case"]
 
 State = dict[str, torch.Tensor]
 Config = Mapping[str, int]
@@ -399,6 +397,11 @@ def write_case(case: Case, folder: Path, config: Config = TINY_CONFIG, seed: int
     else:
         save_shards(state, place, pickled=case.save == "sharded-bin")
     return place
+
+
+def case_writer(folder: Path) -> Callable[[Case], Path]:
+    """A function that writes a case the first time it is asked for it."""
+    return cache(lambda case: write_case(case, folder))
 
 
 def save_safetensors(state: State, path: Path) -> Path:
