@@ -82,6 +82,7 @@ class UserData:
     def routes(self) -> list[web.RouteDef]:
         return [
             web.get("/users", self.users),
+            web.get("/user.css", self.user_css),
             web.get("/userdata", self.listing),
             web.get("/v2/userdata", self.entries),
             web.get("/userdata/{file}", self.read),
@@ -93,14 +94,16 @@ class UserData:
     async def users(self, request: web.Request) -> web.Response:
         return reply({"storage": "server", "migrated": True})
 
+    async def user_css(self, request: web.Request) -> web.StreamResponse:
+        path = self._folder / "user.css"
+        return web.FileResponse(path) if path.is_file() else web.Response(content_type="text/css")
+
     async def listing(self, request: web.Request) -> web.Response:
         """Files of a folder: names, ``[name, *parts]`` with split, objects with full_info."""
         directory = request.query.get("dir", "")
         if not directory:
             return reply({"error": "'dir' is missing."}, status=400)
         folder = inside(self._folder, directory)
-        if not folder.is_dir():
-            return reply([], status=404)
         pattern = "**/*" if _flag(request, "recurse") else "*"
         paths = [path for path in sorted(folder.glob(pattern)) if _is_users(path)]
         names = [path.relative_to(folder).as_posix() for path in paths]

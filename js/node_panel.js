@@ -9,6 +9,8 @@ const CHIPS_MIN = 26;
 const CHIPS_MAX = 104;
 const PART_MAX = 220;
 const GAP = 6;
+/** Below this width the panel is not laid out yet, and its text would measure far too high. */
+const LEAST_WIDTH = 100;
 
 /**
  * @typedef {{root: HTMLElement, measure?: () => {least: number, most: number}}} Part
@@ -17,16 +19,19 @@ const GAP = 6;
 /**
  * @param {any} node
  * @param {Part[]} parts from top to bottom
+ * @param {() => boolean} hasMargin whether the canvas takes a margin off the height it gives us
  */
-export function addPanel(node, parts) {
+export function addPanel(node, parts, hasMargin) {
   const root = element("div", "sd2c-panel", parts.map((part) => part.root));
 
   /** @param {"least" | "most"} which */
   function height(which) {
     const visible = parts.filter((part) => !part.root.hidden);
+    if (!visible.length) return 0;
+    if (root.clientWidth < LEAST_WIDTH) return 2 * CHIPS_MIN;
     const heights = visible.map((part) => (part.measure ?? measured(part.root))()[which]);
-    if (!heights.length) return 0;
-    return heights.reduce((sum, one) => sum + one) + GAP * (heights.length - 1);
+    const margin = hasMargin() ? 2 * (widget.margin ?? 10) : 0;
+    return heights.reduce((sum, one) => sum + one) + GAP * (heights.length - 1) + margin;
   }
 
   const widget = node.addDOMWidget(NAME, NAME, root, {
@@ -40,24 +45,35 @@ export function addPanel(node, parts) {
   // Two flags: this one keeps it out of the saved workflow, the option above out of the prompt.
   widget.serialize = false;
 
-  function grow() {
-    const wanted = node.computeSize?.()[1] ?? 0;
-    if (node.size[1] < wanted) node.setSize([node.size[0], wanted]);
+  /** @type {{from: number, to: number} | null} */
+  let grown = null;
+
+  /** Make room for more content, and give it back when the content goes and nobody has resized. */
+  function fit() {
+    const wanted = node.computeSize()[1];
+    const height = node.size[1];
+    if (grown !== null && Math.abs(height - grown.to) > 1) grown = null;
+    const resized = Math.max(wanted, grown === null ? height : grown.from);
+    if (Math.abs(resized - height) > 1) {
+      grown = { from: grown === null ? height : grown.from, to: resized };
+      node.setSize([node.size[0], resized]);
+    }
     node.setDirtyCanvas?.(true, true);
   }
 
   return {
     root,
     /** To call when the height of a part may have changed. */
-    changed: () => requestAnimationFrame(grow),
+    changed: () => requestAnimationFrame(fit),
   };
 }
 
 /** @param {HTMLElement} root */
 function measured(root) {
   return () => {
-    const inner = Math.min(root.scrollHeight, PART_MAX);
-    return { least: inner, most: inner };
+    const borders = root.offsetHeight - root.clientHeight;
+    const height = Math.min(root.scrollHeight + borders, PART_MAX);
+    return { least: height, most: height };
   };
 }
 

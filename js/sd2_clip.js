@@ -21,6 +21,8 @@ const PASSES_CLIP = { LoadSD2CLIPLora: "clip", CLIPSetLastLayer: "", Reroute: ""
 const METER = "SD2CLIP.TokenMeter";
 const COMPLETION = "SD2CLIP.EmbeddingCompletion";
 const CARD = "SD2CLIP.FileCard";
+/** Set where nodes are drawn as HTML, unset where on a canvas. */
+const NODES_2 = "Comfy.VueNodes.Enabled";
 
 /** @typedef {{node: any, refresh: () => void, notice: ReturnType<typeof createRunNotice>}} Ours */
 /** @type {Map<any, Ours>} */
@@ -134,7 +136,7 @@ function equip(node) {
   }
 
   parts.push({ root: notice.root });
-  const panel = addPanel(node, parts);
+  const panel = addPanel(node, parts, () => !app.extensionManager?.setting?.get(NODES_2));
   changed = panel.changed;
 
   function refresh() {

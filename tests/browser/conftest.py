@@ -1,0 +1,137 @@
+"""One Chromium, one set of models and one server per frontend, for all browser tests.
+
+Frontends: the installed comfyui-frontend-package, drawn on a canvas and as HTML ("Nodes 2.0"), and
+every version unpacked under ``build/frontends/<version>`` (see ``.ci/browser``), on a canvas.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+SHOTS = ROOT / "build" / "screenshots"
+
+
+def missing() -> str | None:
+    """Why browser tests cannot run here."""
+    for module, package in (
+        ("playwright", "playwright"),
+        ("aiohttp", "aiohttp"),
+        ("comfyui_frontend_package", "comfyui-frontend-package"),
+    ):
+        if util.find_spec(module) is None:
+            return f"{package} is not installed (.ci/browser installs it)"
+    if chromium() is None:
+        return "there is no Chromium (.ci/browser installs it)"
+    return None
+
+
+def chromium() -> str | None:
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+
+
+def old_frontends() -> dict[str, Path]:
+    folders = sorted((ROOT / "build" / "frontends").glob("*/comfyui_frontend_package/static"))
+    return {folder.parent.parent.name: folder for folder in folders}
+
+
+def variants() -> list[tuple[str, str | None, bool]]:
+    """Name, version (None: the installed one), and whether nodes are drawn as HTML."""
+    old = [(f"{version}-classic", version, False) for version in old_frontends()]
+    return [("newest-classic", None, False), ("newest-nodes2", None, True), *old]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    reason = missing()
+    for item in items:
+        if Path(item.fspath).parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.browser)
+            if reason is not None:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from browser_models import write_models
+
+    folder = tmp_path_factory.mktemp("models")
+    write_models(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("output")
+
+
+@pytest.fixture(scope="session")
+def host_in_use(models: Path, output: Path) -> Iterator[Any]:
+    from sd2_clip import host
+    from sd2_clip.host.standalone import StandaloneHost
+
+    before = host.current()
+    host.use(StandaloneHost([models], output=output, input=output.parent / "input"))
+    yield host.current()
+    host.use(before)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="session", params=variants(), ids=lambda variant: variant[0])
+def variant(request: pytest.FixtureRequest) -> tuple[str, str | None, bool]:
+    chosen: tuple[str, str | None, bool] = request.param
+    return chosen
+
+
+@pytest.fixture(scope="session")
+def opened(
+    variant: tuple[str, str | None, bool],
+    browser: Any,
+    host_in_use: Any,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Any]:
+    """The editor in one variant, opened once for all tests of it."""
+    from editor_page import SETTINGS, EditorPage
+    from editor_server import make_editor, serving
+    from sd2_clip import NODE_CLASS_MAPPINGS
+    from sd2_clip.editor.frontend import find_frontend
+    from sd2_clip.routes import ROUTES
+
+    name, version, is_html = variant
+    frontend = find_frontend() if version is None else old_frontends()[version]
+    user = tmp_path_factory.mktemp(f"user-{name}")
+    settings = SETTINGS | {"Comfy.VueNodes.Enabled": is_html}
+    (user / "comfy.settings.json").write_text(json.dumps(settings), encoding="utf-8")
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    editor = make_editor(NODE_CLASS_MAPPINGS, host_in_use, user, frontend, routes=ROUTES)
+    with ExitStack() as stack:
+        address = stack.enter_context(serving(editor))
+        context = browser.new_context(viewport={"width": 1500, "height": 860})
+        stack.callback(context.close)
+        page = EditorPage(context.new_page(), address, user, SHOTS, name)
+        page.open()
+        yield page
+
+
+@pytest.fixture
+def page(opened: Any) -> Iterator[Any]:
+    """The open editor; the test fails if a script of the page does."""
+    opened.errors.clear()
+    yield opened
+    assert opened.errors == []
