@@ -2,43 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 
-from .checkpoint import Checkpoint, open_checkpoint
-from .config import TextEncoderConfig, load_config
-from .detect import Detection, detect
-from .examine import without_dead_parts
+from .config import TextEncoderConfig
+from .detect import Detection
 from .naming import FINAL_NORM, LOGIT_SCALE, PROJECTION, layer_shapes, third_of_in_projection
 
 LOGIT_SCALE_START = 2.6592600369327783
 """ln(1 / 0.07), with which CLIP begins its training."""
-
-
-@dataclass(frozen=True)
-class TextEncoderWeights:
-    """A text encoder read from a file, complete under canonical names."""
-
-    state_dict: dict[str, torch.Tensor]
-    detection: Detection
-    """Without the parts that were in the file but not real."""
-    added: tuple[str, ...]
-    """Parts that the file lacks and that are stand-ins here, which change nothing."""
-
-
-def read_text_encoder(
-    source: str | os.PathLike[str] | Checkpoint, config: TextEncoderConfig | None = None
-) -> TextEncoderWeights:
-    """Opens, detects, examines, reads just the text encoder, converts and completes it."""
-    checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
-    config = config or load_config()
-    detection = without_dead_parts(checkpoint, detect(checkpoint, config))
-    state_dict = convert(checkpoint.read(set(detection.names.values())), detection)
-    completed, added = complete(state_dict, config)
-    return TextEncoderWeights(completed, detection, added)
 
 
 def convert(

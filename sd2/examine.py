@@ -38,11 +38,6 @@ class _Findings:
         return tuple(reason for reason in reasons if reason is not None)
 
 
-def examine(checkpoint: Checkpoint, detection: Detection) -> tuple[str, ...]:
-    """What the numbers tell against parts of the encoder. Reads a few kB, without torch."""
-    return _findings(checkpoint, detection).sentences
-
-
 def without_dead_parts(checkpoint: Checkpoint, detection: Detection) -> Detection:
     """*detection* without the parts whose numbers are not real; a dummy layer 24 leaves 23 layers.
 

@@ -148,7 +148,7 @@ def test_opening_imports_neither_torch_nor_numpy(tmp_path):
         f" submodule_search_locations=[{root!r}])\n"
         "sys.modules['sd2_clip'] = importlib.util.module_from_spec(spec)\n"
         "from sd2_clip.sd2.checkpoint import open_checkpoint\n"
-        "from sd2_clip.sd2.examine import examine\n"
+        "from sd2_clip.sd2.examine import without_dead_parts\n"
         f"for path in {[str(path) for path in paths]!r}:\n"
         "    open_checkpoint(path).numbers('a.half')\n"
         "print([name for name in ('torch', 'numpy', 'safetensors') if name in sys.modules])\n"

@@ -13,8 +13,9 @@ from layouts import (
 )
 from sd2_clip.sd2.checkpoint import open_checkpoint
 from sd2_clip.sd2.config import load_config
-from sd2_clip.sd2.convert import complete, convert, read_text_encoder
+from sd2_clip.sd2.convert import complete, convert
 from sd2_clip.sd2.detect import detect
+from sd2_clip.sd2.examine import without_dead_parts
 
 CONFIG = load_config(TINY_CONFIG)
 EVERY_CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.row}-{case.name}")
@@ -25,9 +26,17 @@ def written(tmp_path_factory):
     return case_writer(tmp_path_factory.mktemp("layouts"))
 
 
+def read_complete(path):
+    """The complete encoder of a file, and what it lacked."""
+    checkpoint = open_checkpoint(path)
+    detection = without_dead_parts(checkpoint, detect(checkpoint, CONFIG))
+    read = checkpoint.read(set(detection.names.values()))
+    return complete(convert(read, detection), CONFIG)
+
+
 @EVERY_CASE
 def test_real_tensors_come_out_bit_equal(case: Case, written):
-    state_dict = read_text_encoder(written(case), CONFIG).state_dict
+    state_dict, _ = read_complete(written(case))
     for name, tensor in expected_encoder(case).items():
         assert state_dict[name].dtype == case.dtype, name
         assert torch.equal(state_dict[name], tensor), name
@@ -35,15 +44,15 @@ def test_real_tensors_come_out_bit_equal(case: Case, written):
 
 @EVERY_CASE
 def test_result_is_a_complete_encoder(case: Case, written):
-    state_dict = read_text_encoder(written(case), CONFIG).state_dict
+    state_dict, _ = read_complete(written(case))
     shapes = {name: tensor.shape for name, tensor in state_dict.items()}
     assert shapes == {name: tensor.shape for name, tensor in canonical_encoder().items()}
 
 
 def test_parts_that_were_not_real_are_reported_as_added(written):
     kohya = next(case for case in CASES if case.name == "kohya")
-    weights = read_text_encoder(written(kohya), CONFIG)
-    assert weights.added == ("text_model.encoder.layers.3", "text_projection.weight")
+    _, added = read_complete(written(kohya))
+    assert added == ("text_model.encoder.layers.3", "text_projection.weight")
 
 
 def test_query_key_and_value_are_views_of_the_stacked_tensor(written):
