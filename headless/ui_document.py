@@ -34,7 +34,7 @@ class UiInput:
     """The widget that this socket stands for, if it is one that could hold a value instead."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class UiNode:
     id: str
     type: str

@@ -8,6 +8,7 @@ from typing import Any
 
 from .errors import BrokenWorkflowError
 from .node_class import NodeClasses
+from .order import sort_sources_first
 from .ui_document import BYPASSED, MUTED, UiDocument, UiGraph, UiNode
 from .ui_widgets import has_widget
 
@@ -38,10 +39,10 @@ def open_scopes(document: UiDocument, classes: NodeClasses) -> list[Scope]:
     Raises:
         BrokenWorkflowError: if a subgraph contains itself.
     """
+    promoted, endless = _promoted_inputs(document, classes)
     scopes = [Scope(document.root)]
-    lineages: list[tuple[str, ...]] = [()]
     count = 0
-    for index, scope in enumerate(scopes):  # grows while it is walked
+    for scope in scopes:  # grows while it is walked
         count += len(scope.graph.nodes)
         if count > MOST_NODES:
             raise BrokenWorkflowError(f"its subgraphs unfold into more than {MOST_NODES} nodes")
@@ -49,32 +50,68 @@ def open_scopes(document: UiDocument, classes: NodeClasses) -> list[Scope]:
             graph = document.subgraphs.get(node.type)
             if graph is None or node.mode in (MUTED, BYPASSED):
                 continue
-            if node.type in lineages[index]:
+            if node.type in endless:
                 raise BrokenWorkflowError(f"{node.label}: the subgraph {graph.name!r} is in itself")
             child = Scope(graph, f"{scope.prefix}{node.id}:", scope, node)
-            _read_promoted(child, node, document, classes)
+            _read_values(child, node, promoted[node.type])
+            # What a proxy further out holds for this instance comes before its own values.
             child.host_values |= scope.inner_values.get(node.id, {})
             scope.children[node.id] = child
             scopes.append(child)
-            lineages.append((*lineages[index], node.type))
     return scopes
 
 
-def _read_promoted(
-    scope: Scope, instance: UiNode, document: UiDocument, classes: NodeClasses
-) -> None:
-    """The widget values that a subgraph's instance holds in place of its inner nodes'."""
-    graph = scope.graph
-    sources = {
-        name: source
-        for slot, name in enumerate(graph.input_names)
-        if (source := _promoted_widget(graph, slot, document, classes)) is not None
+Promoted = Mapping[str, tuple[str, str]]
+"""Input of a subgraph -> node id and name of the widget right inside that it leads to; only the
+inputs that do lead to one, through any number of subgraphs, in order."""
+
+
+def _promoted_inputs(
+    document: UiDocument, classes: NodeClasses
+) -> tuple[dict[str, Promoted], set[str]]:
+    """``Promoted`` of every subgraph; and those that hold themselves, which have none."""
+    subgraphs = document.subgraphs
+    inner = {
+        name: list(dict.fromkeys(n.type for n in graph.nodes.values() if n.type in subgraphs))
+        for name, graph in subgraphs.items()
     }
+    order, endless = sort_sources_first(list(subgraphs), inner)
+    promoted: dict[str, Promoted] = {}
+    for name in order:
+        found = {}
+        for slot, input_name in enumerate(subgraphs[name].input_names):
+            widget = _widget_behind(subgraphs[name], slot, promoted, classes)
+            if widget is not None:
+                found[input_name] = widget
+        promoted[name] = found
+    return promoted, set(endless)
+
+
+def _widget_behind(
+    graph: UiGraph, slot: int, promoted: Mapping[str, Promoted], classes: NodeClasses
+) -> tuple[str, str] | None:
+    for link_id in graph.links_from_inputs.get(slot, ()):
+        node = graph.nodes.get(graph.links[link_id].target_id)
+        entry = next((e for e in node.inputs if e.link == link_id), None) if node else None
+        if node is None or entry is None:
+            continue
+        if node.type in promoted:
+            is_widget = entry.name in promoted[node.type]
+        else:
+            spec = classes[node.type].spec(entry.name) if node.type in classes else None
+            is_widget = entry.widget is not None or (spec is not None and has_widget(spec))
+        if is_widget:
+            return node.id, entry.widget or entry.name
+    return None
+
+
+def _read_values(scope: Scope, instance: UiNode, promoted: Promoted) -> None:
+    """The widget values that a subgraph's instance holds in place of its inner nodes'."""
     values = instance.values
     if isinstance(values, list) and instance.proxy_widgets:
-        _read_proxies(scope, instance.proxy_widgets, values, sources)
+        _read_proxies(scope, instance.proxy_widgets, values, promoted)
     elif isinstance(values, list):
-        scope.host_values |= _present(dict(zip(sources, values, strict=False)))
+        scope.host_values |= _present(dict(zip(promoted, values, strict=False)))
     elif isinstance(values, dict):
         scope.host_values |= _present(values)
     if instance.named_values is not None:
@@ -85,11 +122,11 @@ def _read_proxies(
     scope: Scope,
     proxies: tuple[tuple[str, str], ...],
     values: list[Any],
-    sources: Mapping[str, tuple[str, str]],
+    promoted: Promoted,
 ) -> None:
     """Values by the list ``proxyWidgets`` (2025): inner widgets shown on the instance, whether or
     not an input of the subgraph leads to them."""
-    input_of = {source: name for name, source in sources.items()}
+    input_of = {source: name for name, source in promoted.items()}
     for (node_id, widget), value in zip(proxies, values, strict=False):
         if value is None:
             continue
@@ -104,46 +141,3 @@ def _read_proxies(
 def _present(values: Mapping[str, Any]) -> dict[str, Any]:
     """Without holes: null means that the inner node's own value counts."""
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _promoted_widget(
-    graph: UiGraph, slot: int, document: UiDocument, classes: NodeClasses
-) -> tuple[str, str] | None:
-    """Node id and name of the widget right inside that a subgraph's input leads to, if it does,
-    through any number of subgraphs."""
-    for link_id in graph.links_from_inputs.get(slot, ()):
-        target = graph.nodes.get(graph.links[link_id].target_id)
-        entry = next((e for e in target.inputs if e.link == link_id), None) if target else None
-        if target is None or entry is None:
-            continue
-        if _ends_at_widget(target, entry.name, document, classes):
-            return target.id, entry.widget or entry.name
-    return None
-
-
-def _ends_at_widget(
-    node: UiNode, input_name: str, document: UiDocument, classes: NodeClasses
-) -> bool:
-    stack = [(node, input_name)]
-    seen = set(stack)
-    while stack:
-        node, input_name = stack.pop()
-        graph = document.subgraphs.get(node.type)
-        if graph is None:
-            entry = node.input(input_name)
-            if entry is not None and entry.widget is not None:
-                return True
-            if node.type in classes:
-                spec = classes[node.type].spec(input_name)
-                if spec is not None and has_widget(spec):
-                    return True
-            continue
-        if input_name not in graph.input_names:
-            continue
-        for link_id in graph.links_from_inputs.get(graph.input_names.index(input_name), ()):
-            target = graph.nodes.get(graph.links[link_id].target_id)
-            entry = next((e for e in target.inputs if e.link == link_id), None) if target else None
-            if target is not None and entry is not None and (target, entry.name) not in seen:
-                seen.add((target, entry.name))
-                stack.append((target, entry.name))
-    return False

@@ -19,7 +19,6 @@ from .node_check import NodeChecker
 from .node_class import NodeClasses
 from .order import find_cycles, sort_sources_first
 
-
 LONGEST_CYCLE_SHOWN = 20
 """Nodes. Every node of a cycle tells of the whole cycle."""
 

@@ -1,6 +1,5 @@
 import pytest
 from fake_graph import node
-
 from sd2_clip.headless.errors import BrokenWorkflowError, NotAWorkflowError
 from sd2_clip.headless.graph import BadLink, Link, Value, parse_prompt
 
@@ -50,7 +49,9 @@ def test_inputs_may_be_absent():
         pytest.param({"nodes": [], "links": []}, NotAWorkflowError, "editor", id="UI format"),
         pytest.param({"5": 3}, BrokenWorkflowError, "node 5", id="node is a number"),
         pytest.param({"5": {"inputs": 3}}, BrokenWorkflowError, "node 5", id="inputs is a number"),
-        pytest.param({"5": {"class_type": 3}}, BrokenWorkflowError, "node 5", id="class is a number"),
+        pytest.param(
+            {"5": {"class_type": 3}}, BrokenWorkflowError, "node 5", id="class is a number"
+        ),
     ],
 )
 def test_what_is_no_prompt_is_named(document, error, words):

@@ -1,6 +1,5 @@
 import pytest
 from fake_graph import INT, NODES, EventLog, fake_node, node
-
 from sd2_clip.headless.execution import Executor
 
 
@@ -108,7 +107,10 @@ def test_input_is_list_receives_the_lists_themselves():
 
 def test_output_list_of_each_call_is_joined():
     twice = fake_node(
-        lambda x: ([x, x], x), required={"x": INT}, returns=("INT", "INT"), OUTPUT_IS_LIST=(True, False)
+        lambda x: ([x, x], x),
+        required={"x": INT},
+        returns=("INT", "INT"),
+        OUTPUT_IS_LIST=(True, False),
     )
     prompt = {
         "1": listed(1, 2),
@@ -307,9 +309,7 @@ def test_message_of_a_blocker_is_reported_once():
 
 
 def test_blocker_in_a_list_blocks_its_call_alone():
-    some = fake_node(
-        lambda: ([1, Blocker(None), 3],), returns=("INT",), OUTPUT_IS_LIST=(True,)
-    )
+    some = fake_node(lambda: ([1, Blocker(None), 3],), returns=("INT",), OUTPUT_IS_LIST=(True,))
     prompt = {
         "1": node("Some"),
         "2": node("Add", a=["1", 0]),
@@ -518,7 +518,9 @@ def test_nothing_runs_after_an_error_and_what_ran_is_kept():
 
 
 def test_interrupt_stops_before_the_next_node():
-    executor = Executor({**NODES, "Stop": fake_node(lambda: executor.interrupt() or (1,), returns=("INT",))})
+    executor = Executor(
+        {**NODES, "Stop": fake_node(lambda: executor.interrupt() or (1,), returns=("INT",))}
+    )
     prompt = {"1": node("Stop"), "2": node("Show", value=["1", 0])}
     execution = executor.execute(executor.validate(prompt))
     assert (execution.status, execution.executed) == ("interrupted", ("1",))

@@ -2,7 +2,6 @@ import math
 
 import pytest
 from fake_graph import INT, NODES, SHOW, class_function, fake_node, node
-
 from sd2_clip.headless.validation import validate
 
 
@@ -36,7 +35,10 @@ def check_input(spec, received, **attributes):
         pytest.param((["x\\a.pt"], {}), "x/a.pt", "x\\a.pt", id="file saved elsewhere"),
         pytest.param(("COMBO", {"remote": {"route": "/x"}}), "z", "z", id="combo filled remotely"),
         pytest.param(
-            (["a", "b"], {"multi_select": True}), {"__value__": ["b"]}, ["b"], id="several of a combo"
+            (["a", "b"], {"multi_select": True}),
+            {"__value__": ["b"]},
+            ["b"],
+            id="several of a combo",
         ),
         pytest.param(("LATENT", {}), {"k": 1}, {"k": 1}, id="constant of another type"),
     ],
@@ -56,7 +58,9 @@ def test_value_is_coerced(spec, received, expected):
         pytest.param(("BOOLEAN", {}), "maybe", "invalid_input_type", id="no BOOLEAN"),
         pytest.param(("INT", {"min": 1}), 0, "value_smaller_than_min", id="below min"),
         pytest.param(("INT", {"max": 1}), 2, "value_bigger_than_max", id="above max"),
-        pytest.param(("FLOAT", {"min": 0}), math.nan, "value_smaller_than_min", id="nan has no place"),
+        pytest.param(
+            ("FLOAT", {"min": 0}), math.nan, "value_smaller_than_min", id="nan has no place"
+        ),
         pytest.param((["a"], {}), "b", "value_not_in_list", id="combo"),
         pytest.param(("COMBO", {"options": ["a"]}), "b", "value_not_in_list", id="new combo"),
         pytest.param(([], {}), "b", "value_not_in_list", id="combo without choices"),
@@ -278,7 +282,9 @@ def test_exception_of_input_types_belongs_to_its_node():
         raise OSError("no folder")
 
     broken = type("Broken", (), {"INPUT_TYPES": classmethod(explode), "OUTPUT_NODE": True})
-    validation = validate({"1": node("Broken"), "2": node("Show", value=1)}, {**NODES, "Broken": broken})
+    validation = validate(
+        {"1": node("Broken"), "2": node("Show", value=1)}, {**NODES, "Broken": broken}
+    )
     assert validation.outputs == ("2",)
     error = only_error(validation, "1")
     assert error["type"] == "exception_during_validation"
@@ -392,7 +398,9 @@ def test_validate_inputs_may_be_async():
 
 
 def test_validate_inputs_blames_the_input_whose_value_it_mentions():
-    classes = custom(lambda name, device: "device tpu is unknown", name=("STRING", {}), device=("STRING", {}))
+    classes = custom(
+        lambda name, device: "device tpu is unknown", name=("STRING", {}), device=("STRING", {})
+    )
     error = only_error(validate({"1": node("Out", name="a.pt", device="tpu")}, classes), "1")
     assert error["extra_info"] == {"input_name": "device"}
 
@@ -403,7 +411,10 @@ def test_exception_of_validate_inputs_belongs_to_its_node():
 
     classes = custom(explode, x=INT)
     error = only_error(validate({"1": node("Out", x=1)}, classes), "1")
-    assert (error["type"], error["details"]) == ("exception_during_validation", "RuntimeError: boom")
+    assert (error["type"], error["details"]) == (
+        "exception_during_validation",
+        "RuntimeError: boom",
+    )
 
 
 def test_exception_of_an_inner_node_has_its_own_type():

@@ -2,7 +2,6 @@
 
 import pytest
 from fake_graph import NODES, chain, fake_node, node
-
 from sd2_clip.headless.execution import Executor
 from sd2_clip.headless.validation import validate
 

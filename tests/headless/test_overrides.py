@@ -1,6 +1,5 @@
 import pytest
 from fake_graph import NODES, fake_node, node
-
 from sd2_clip.headless.errors import OverrideError
 from sd2_clip.headless.overrides import apply_overrides
 

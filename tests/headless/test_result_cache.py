@@ -2,7 +2,6 @@ import math
 
 import pytest
 from fake_graph import INT, NODES, class_function, fake_node, node
-
 from sd2_clip.headless.execution import Executor
 
 
@@ -64,7 +63,15 @@ def test_outputs_in_the_cache_still_show_their_ui():
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [(1, True), (1, 1.0), (0, False), ("1", 1), (None, "None"), ([1], [1, 1]), ({"a": 1}, {"b": 1})],
+    [
+        (1, True),
+        (1, 1.0),
+        (0, False),
+        ("1", 1),
+        (None, "None"),
+        ([1], [1, 1]),
+        ({"a": 1}, {"b": 1}),
+    ],
     ids=repr,
 )
 def test_values_of_different_types_are_different(one, other):
@@ -151,7 +158,13 @@ def test_what_cannot_be_compared_counts_as_changed(answer):
 def test_is_changed_sees_constants_and_none_for_links():
     seen = []
     runs = Runs(Changing=changing(lambda x: seen.append(x)))
-    runs({"0": node("Number", value=1), "1": node("Changing", x=["0", 0]), "2": node("Show", value=["1", 0])})
+    runs(
+        {
+            "0": node("Number", value=1),
+            "1": node("Changing", x=["0", 0]),
+            "2": node("Show", value=["1", 0]),
+        }
+    )
     assert seen == [None]
 
 

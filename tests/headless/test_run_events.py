@@ -1,5 +1,4 @@
 from fake_graph import INT, NODES, EventLog, fake_node, node
-
 from sd2_clip.headless.execution import Executor
 from sd2_clip.headless.progress import MOST_NODES_IN_STATE
 from sd2_clip.host.interface import progress_sink
@@ -129,7 +128,11 @@ def test_error_event():
         raise ValueError("no")
 
     log = run(
-        {"0": node("Number", value=1), "1": node("Fail", x=["0", 0]), "2": node("Show", value=["1", 0])},
+        {
+            "0": node("Number", value=1),
+            "1": node("Fail", x=["0", 0]),
+            "2": node("Show", value=["1", 0]),
+        },
         {"Fail": fake_node(explode, required={"x": INT}, returns=("INT",))},
     )
     data = without_time(log.of("execution_error")[0])
@@ -148,7 +151,9 @@ def test_error_event():
 
 
 def test_interrupted_event():
-    executor = Executor({**NODES, "Stop": fake_node(lambda: executor.interrupt() or (1,), returns=("INT",))})
+    executor = Executor(
+        {**NODES, "Stop": fake_node(lambda: executor.interrupt() or (1,), returns=("INT",))}
+    )
     log = run({"1": node("Stop"), "2": node("Show", value=["1", 0])}, executor=executor)
     assert without_time(log.of("execution_interrupted")[0]) == {
         "prompt_id": "p",

@@ -1,7 +1,6 @@
 import io
 
 import pytest
-
 from sd2_clip.headless.terminal import TerminalProgress
 
 

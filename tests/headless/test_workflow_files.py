@@ -4,7 +4,6 @@ import zlib
 
 import pytest
 from fake_graph import NODES, node
-
 from sd2_clip.headless.errors import NotAWorkflowError, WorkflowError
 from sd2_clip.headless.workflow import load_workflow
 
@@ -40,7 +39,9 @@ def international(key, document, *, compress=False):
     if compress:
         text = zlib.compress(text)
     flag = b"\1" if compress else b"\0"
-    return chunk(b"iTXt", key.encode() + b"\0" + flag + b"\0" + b"en\0" + key.encode() + b"\0" + text)
+    return chunk(
+        b"iTXt", key.encode() + b"\0" + flag + b"\0" + b"en\0" + key.encode() + b"\0" + text
+    )
 
 
 def safetensors(metadata):
@@ -63,9 +64,7 @@ def load(tmp_path, data):
         pytest.param(png(plain("prompt", PROMPT)), id="PNG tEXt"),
         pytest.param(png(compressed("prompt", PROMPT)), id="PNG zTXt"),
         pytest.param(png(international("prompt", PROMPT)), id="PNG iTXt"),
-        pytest.param(
-            png(international("prompt", PROMPT, compress=True)), id="PNG compressed iTXt"
-        ),
+        pytest.param(png(international("prompt", PROMPT, compress=True)), id="PNG compressed iTXt"),
         pytest.param(png(plain("workflow", UI), plain("prompt", PROMPT)), id="PNG with both"),
         pytest.param(
             safetensors({"prompt": json.dumps(PROMPT), "text": "a cat"}), id="safetensors"

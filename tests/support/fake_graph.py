@@ -42,7 +42,9 @@ NUMBER = fake_node(
     lambda value: (value,), required={"value": INT}, returns=("INT",), TITLE="A Number"
 )
 ADD = fake_node(lambda a, b=1: (a + b,), required={"a": INT}, optional={"b": INT}, returns=("INT",))
-SHOW = fake_node(lambda value: {"ui": {"shown": [value]}}, required={"value": ("*", {})}, OUTPUT_NODE=True)
+SHOW = fake_node(
+    lambda value: {"ui": {"shown": [value]}}, required={"value": ("*", {})}, OUTPUT_NODE=True
+)
 
 NODES: dict[str, type] = {"Number": NUMBER, "Add": ADD, "Show": SHOW}
 
