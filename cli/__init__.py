@@ -49,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         status: int = import_module(f".{parsed.command}", __package__).run(parsed)
+    except BrokenPipeError:  # the reader of our output went away
+        return 1
     except (SD2ClipError, WorkflowError, OSError) as error:
         if parsed.debug:
             raise
@@ -57,8 +59,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"sd2-clip {parsed.command}: stopped.", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        return 1
     except Exception as error:
         if parsed.debug:
             raise

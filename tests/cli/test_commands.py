@@ -9,6 +9,7 @@ from pathlib import Path
 import layouts
 import pytest
 import torch
+from model_shapes import SD2_CONFIG
 from safetensors import safe_open
 from safetensors.torch import load_file
 from sd2_clip.sd2.conditioning import load_conditioning
@@ -22,7 +23,7 @@ def folder(tmp_path_factory):
     """Where commands run: the plugin as ``sd2_clip``, and a 23-layer encoder of real size."""
     folder = tmp_path_factory.mktemp("cli")
     (folder / "sd2_clip").symlink_to(ROOT, target_is_directory=True)
-    encoder = layouts.diffusers(layouts.canonical_encoder(layouts.SD2_CONFIG, dtype=torch.float16))
+    encoder = layouts.diffusers(layouts.canonical_encoder(SD2_CONFIG, dtype=torch.float16))
     (folder / "models").mkdir()
     layouts.save_safetensors(encoder, folder / "models/sd2.safetensors")
     return folder
