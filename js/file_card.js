@@ -4,7 +4,7 @@
 import { element, fill } from "./dom.js";
 import { latest } from "./latest.js";
 import { askFile } from "./server.js";
-import { absoluteLayer, sizeText } from "./token_view.js";
+import { absoluteLayer, headingAndRest, sizeText } from "./token_view.js";
 
 /** @typedef {(key: string, values?: Record<string, string | number>) => string} Say */
 /** @typedef {Record<string, any>} FileFacts the answer of /sd2_clip/inspect */
@@ -43,7 +43,8 @@ export function createFileCard({ say, changed, choose }) {
 
   /** @param {FileFacts} facts */
   function wrongParts(facts) {
-    const parts = [element("div", "sd2c-bad", facts.error)];
+    const [heading, rest] = headingAndRest(facts.error);
+    const parts = [element("b", "sd2c-bad", heading), element("div", "", rest)];
     if (facts.alternatives?.length) {
       const buttons = facts.alternatives.map((/** @type {string} */ name) => {
         const button = element("button", "sd2c-choice", name);
@@ -99,9 +100,10 @@ export function createFileCard({ say, changed, choose }) {
       changed();
       asking.schedule(name);
     },
-    /** Ask again, even for the same file. */
-    forget() {
-      known = null;
+    /** Whether the card already says this, maybe with another spelling of the path. */
+    says(/** @type {string} */ message) {
+      const error = known?.facts.error;
+      return Boolean(error) && afterPath(message) === afterPath(error);
     },
     /** Real layers in the file, or null if that is not known. */
     layers() {
@@ -109,4 +111,9 @@ export function createFileCard({ say, changed, choose }) {
     },
     stop: asking.cancel,
   };
+}
+
+/** @param {string} message */
+function afterPath(message) {
+  return message.slice(message.indexOf(": ") + 2).trim();
 }

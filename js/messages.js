@@ -38,7 +38,6 @@ const TABLE = {
     also: "also in it: {parts}",
     failed: "This node failed",
     refused: "This node cannot run",
-    result: "Result",
     moreMessages: "and {n} more",
   },
   zh: {
@@ -75,7 +74,6 @@ const TABLE = {
     also: "另含：{parts}",
     failed: "此节点运行失败",
     refused: "此节点无法运行",
-    result: "结果",
     moreMessages: "另有 {n} 条",
   },
   ja: {
@@ -113,7 +111,6 @@ const TABLE = {
     also: "ほかに：{parts}",
     failed: "このノードは失敗しました",
     refused: "このノードは実行できません",
-    result: "結果",
     moreMessages: "ほか {n} 件",
   },
 };
@@ -137,16 +134,4 @@ export function translate(locale, key, values = {}) {
   const text = TABLE[language]?.[key] ?? TABLE.en[key];
   if (text === undefined) throw new Error(`There is no message ${key}`);
   return text.replace(/\{(\w+)\}/g, (whole, name) => String(values[name] ?? whole));
-}
-
-/**
- * One of two messages, by the number.
- * @param {string} locale
- * @param {string} one
- * @param {string} many
- * @param {number} n
- * @param {Record<string, string | number>} [values]
- */
-export function translateCount(locale, one, many, n, values = {}) {
-  return translate(locale, n === 1 ? one : many, { n, ...values });
 }

@@ -6,9 +6,11 @@ import { element } from "./dom.js";
 const NAME = "sd2_clip_panel";
 /** The least and the most that scrolling parts ask for, in pixels. */
 const CHIPS_MIN = 26;
-const CHIPS_MAX = 104;
+const CHIPS_MAX = 86;
 const PART_MAX = 220;
 const GAP = 6;
+/** What a text keeps to itself, beyond its least, when a node grows for its panel. */
+const TEXT_ROOM = 48;
 /** Below this width the panel is not laid out yet, and its text would measure far too high. */
 const LEAST_WIDTH = 100;
 
@@ -50,8 +52,10 @@ export function addPanel(node, parts, hasMargin) {
 
   /** Make room for more content, and give it back when the content goes and nobody has resized. */
   function fit() {
-    const wanted = node.computeSize()[1];
     const height = node.size[1];
+    const least = node.computeSize()[1];
+    const room = node.widgets.some((/** @type {any} */ one) => one.name === "text") ? TEXT_ROOM : 0;
+    const wanted = least > height || grown !== null ? least + room : least;
     if (grown !== null && Math.abs(height - grown.to) > 1) grown = null;
     const resized = Math.max(wanted, grown === null ? height : grown.from);
     if (Math.abs(resized - height) > 1) {

@@ -30,7 +30,7 @@ export function createRunNotice({ say, changed }) {
       show(
         [
           element("b", "sd2c-bad", say(heading)),
-          ...lines.map((line) => element("div", "sd2c-bad", line)),
+          ...lines.map((line) => element("div", "", line)),
         ],
         true,
       ),
@@ -43,7 +43,8 @@ export function createRunNotice({ say, changed }) {
  */
 export function refusalLines(nodeErrors) {
   return (nodeErrors?.errors ?? []).map(({ type, message, details }) => {
-    if (type === "custom_validation_failed" && details) return details;
+    // Our own validation speaks in whole sentences; ComfyUI puts "input - " before them.
+    if (type === "custom_validation_failed" && details) return details.replace(/^\w+ - /, "");
     return [message, details].filter(Boolean).join(": ");
   });
 }

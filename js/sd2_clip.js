@@ -24,7 +24,10 @@ const CARD = "SD2CLIP.FileCard";
 /** Set where nodes are drawn as HTML, unset where on a canvas. */
 const NODES_2 = "Comfy.VueNodes.Enabled";
 
-/** @typedef {{node: any, refresh: () => void, notice: ReturnType<typeof createRunNotice>}} Ours */
+/**
+ * @typedef {{node: any, refresh: () => void, notice: ReturnType<typeof createRunNotice>,
+ *   card?: ReturnType<typeof createFileCard>}} Ours
+ */
 /** @type {Map<any, Ours>} */
 const panels = new Map();
 
@@ -97,23 +100,25 @@ function equip(node) {
   /** @type {(() => void)[]} */
   const stoppers = [];
 
+  /** @type {ReturnType<typeof createFileCard> | undefined} */
+  let card;
+
   if (node.comfyClass === LOADER) {
-    const card = createFileCard({
+    const shown = (card = createFileCard({
       ...options,
       choose: (name) => {
         const widget = widgetOf(node, "clip_name");
         widget.value = name;
         widget.callback?.(name);
       },
-    });
-    parts.push({ root: card.root });
+    }));
+    parts.push({ root: shown.root });
     refreshers.push(() => {
-      card.root.hidden = !isOn(CARD);
-      if (card.root.hidden) return;
-      card.update(widgetOf(node, "clip_name")?.value, loaderWidgets(node));
+      shown.root.hidden = !isOn(CARD);
+      if (shown.root.hidden) return;
+      shown.update(widgetOf(node, "clip_name")?.value, loaderWidgets(node));
     });
-    node.sd2ClipLayers = card.layers;
-    stoppers.push(card.stop);
+    stoppers.push(shown.stop);
   }
 
   if (TEXT_NODES.includes(node.comfyClass)) {
@@ -157,7 +162,7 @@ function equip(node) {
     panels.delete(node);
     for (const stop of stoppers) stop();
   });
-  panels.set(node, { node, refresh, notice });
+  panels.set(node, { node, refresh, notice, card });
   refresh();
 }
 
@@ -167,7 +172,7 @@ function showLayer(node, meter) {
   const stop = Number(widgetOf(node, "stop_at_clip_layer")?.value ?? 0);
   const number = absoluteLayer(stop, loader && loaderWidgets(loader));
   if (number === null) return meter.setLayer(say("layerLoaded"), false);
-  const inFile = loader?.sd2ClipLayers?.() ?? LAYERS;
+  const inFile = panels.get(loader)?.card?.layers() ?? LAYERS;
   if (number > inFile) return meter.setLayer(say("layerAbsent", { number }), true);
   const key = number === LAYERS - 1 ? "layerSD2" : "layer";
   meter.setLayer(say(key, { number, count: LAYERS }), false);
@@ -205,8 +210,13 @@ function lookForRefusal() {
   if (refusal === refusalSeen) return;
   refusalSeen = refusal;
   for (const [id, errors] of Object.entries(refusal ?? {})) {
+    const panel = panelOf(id);
     const lines = refusalLines(errors);
-    if (lines.length) panelOf(id)?.notice.showError("refused", lines);
+    if (!panel || !lines.length) continue;
+    panel.notice.showError(
+      "refused",
+      lines.filter((line) => !panel.card?.says(line)),
+    );
   }
 }
 
@@ -243,7 +253,9 @@ app.registerExtension({
       for (const { notice } of panels.values()) notice.clear();
     });
     api.addEventListener("execution_error", (/** @type {any} */ { detail }) => {
-      panelOf(detail.node_id)?.notice.showError("failed", [detail.exception_message.trim()]);
+      const message = detail.exception_message.trim();
+      const panel = panelOf(detail.node_id);
+      panel?.notice.showError("failed", panel.card?.says(message) ? [] : [message]);
     });
     setInterval(lookForRefusal, 500);
   },

@@ -136,3 +136,13 @@ export function sizeText(bytes) {
   }
   return `${unit === 0 ? size : size.toPrecision(3)} ${units[unit]}`;
 }
+
+/**
+ * What an error message begins with, up to two sentences, and the rest of it.
+ * @param {string} message
+ * @returns {[string, string]}
+ */
+export function headingAndRest(message) {
+  const sentences = message.split(/(?<=[.!?])\s+(?=\p{Lu})/u);
+  return [sentences.slice(0, 2).join(" "), sentences.slice(2).join(" ")];
+}

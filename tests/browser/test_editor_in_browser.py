@@ -130,7 +130,7 @@ def test_run_shows_its_results_on_the_nodes(steps: Any, output: Path) -> None:
     steps.set_widget("SaveSD2Conditioning", "filename_prefix", f"run/{steps.name}")
     steps.run()
     expect(steps.notices.filter(has_text="astronaut")).to_be_visible(timeout=60_000)
-    expect(steps.notices.filter(has_text="saved")).to_be_visible()
+    expect(steps.notices.filter(has_text="saved")).to_be_visible(timeout=60_000)
     steps.shoot("after-run")
     assert set(output.rglob("*.safetensors")) - saved
 
@@ -139,7 +139,8 @@ def test_failure_of_a_run_is_told_on_its_node(steps: Any) -> None:
     steps.set_widget("LoadSD2CLIP", "clip_name", WRONG)
     steps.run()
     failed = steps.notices.filter(has_text="This node failed")
-    expect(failed).to_contain_text("Stable Diffusion 1.x", timeout=60_000)
+    expect(failed).to_be_visible(timeout=60_000)
+    expect(steps.card).to_contain_text("Stable Diffusion 1.x")  # the reason, told once
     steps.shoot("failed-run")
     steps.page.keyboard.press("Escape")
 
@@ -148,7 +149,8 @@ def test_refused_prompt_is_told_on_its_node(steps: Any) -> None:
     steps.set_widget("LoadSD2CLIP", "clip_name", "gone.safetensors")
     steps.run()
     refused = steps.notices.filter(has_text="This node cannot run")
-    expect(refused).to_contain_text("gone.safetensors", timeout=30_000)
+    expect(refused).to_be_visible(timeout=30_000)
+    expect(steps.card).to_contain_text("gone.safetensors")
     steps.shoot("refused-run")
     steps.page.keyboard.press("Escape")
 
