@@ -7,6 +7,7 @@ ComfyUI's start does not pay for them.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .host import inside_comfyui
 from .nodes import NODE_CLASSES
 from .version import __version__
 
@@ -29,6 +30,12 @@ __all__ = [
     "load_checkpoint",
     "load_clip",
 ]
+
+if inside_comfyui():
+    from .host.comfyui import register_routes
+    from .routes import ROUTES
+
+    register_routes(ROUTES)
 
 _HOMES = {
     "SD2ClipError": ".sd2.errors",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,11 +213,12 @@ class ComfyUIHost:
 
 def register_routes(routes: Sequence[Route]) -> None:
     """Serve *routes* on ComfyUI's own server, if there is one."""
-    from server import PromptServer, web
-
-    server = getattr(PromptServer, "instance", None)
-    if server is None:
+    # Not imported: a script that uses ComfyUI's modules alone has no server to start.
+    module = sys.modules.get("server")
+    server = getattr(getattr(module, "PromptServer", None), "instance", None)
+    if module is None or server is None:
         return
+    web = module.web
     for method, path, handler in routes:
 
         async def answer(request: Any, handler: Any = handler) -> Any:

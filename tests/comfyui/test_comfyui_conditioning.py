@@ -1,0 +1,171 @@
+"""The same conditioning from our nodes and from core's, for every kind of file."""
+
+import json
+import shutil
+from collections.abc import Callable
+
+import pytest
+import torch
+from comfyui_graphs import assert_same, core_clip, encode, notes, our_clip, results, saved
+from comfyui_server import ComfyUI, Graph, PromptError
+
+TEXTS = {
+    "plain": "a photo of a cat",
+    "weighted": "a (red:1.3) cat, [not] (blurry:0.4)",
+    "empty": "",
+    "exclamation": "stop! (stop!!:1.2)",
+    "long": "a tower of stones by the sea " * 15,
+}
+
+FILES = ("sd21.safetensors", "sd21.ckpt", "encoder.safetensors", "openclip.safetensors")
+
+
+@pytest.fixture(scope="module")
+def quirk(comfyui: ComfyUI) -> Callable[[str], tuple[str, ...]]:
+    """Results of core's that are wrong for a file: 2023 never read a checkpoint's projection."""
+    graph = Graph()
+    probe = graph.add("ProbeForTest", clip=core_clip(graph))
+    names = json.loads(comfyui.run(graph)[probe.key]["text"][0])["names"]
+    unread = "clip_h.text_projection" in names
+    return lambda file: ("pooled0",) if unread and file.startswith("sd21") else ()
+
+
+def three_ways(comfyui: ComfyUI, file: str, text: str, but: tuple[str, ...]) -> None:
+    graph = Graph()
+    ours, core = our_clip(graph, file), core_clip(graph, file)
+    found = results(
+        comfyui,
+        graph,
+        ours_core_node=encode(graph, ours, text),
+        ours_our_node=graph.add("EncodeSD2Text", clip=ours, text=text).out(),
+        core_our_node=graph.add("EncodeSD2Text", clip=core, text=text).out(),
+        core_core_node=encode(graph, core, text),
+    )
+    expected = found.pop("core_core_node")
+    assert_same(found.pop("core_our_node"), expected)
+    for tensors in found.values():
+        assert_same(tensors, expected, but=but)
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_three_ways_to_encode_a_text_agree(comfyui: ComfyUI, text: str) -> None:
+    three_ways(comfyui, "encoder.safetensors", text, but=())
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_three_ways_to_encode_agree_for_the_file(comfyui: ComfyUI, quirk, file: str) -> None:
+    three_ways(comfyui, file, TEXTS["weighted"], but=quirk(file))
+
+
+def test_three_ways_to_encode_agree_for_23_layers_but_for_cores_pooled(comfyui: ComfyUI) -> None:
+    three_ways(comfyui, "23-layers.safetensors", TEXTS["weighted"], but=("pooled0",))
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_an_explicit_dtype_gives_the_same_conditioning(comfyui: ComfyUI, dtype: str) -> None:
+    graph = Graph()  # the file is fp16, and everything computes in fp32
+    explicit = our_clip(graph, "sd21.safetensors", dtype=dtype, device="cpu")
+    found = results(
+        comfyui,
+        graph,
+        auto=encode(graph, our_clip(graph, "sd21.safetensors")),
+        explicit=encode(graph, explicit),
+    )
+    assert_same(found["explicit"], found["auto"])
+
+
+def test_pooled_of_23_layers_is_finite_and_repeatable(comfyui: ComfyUI) -> None:
+    graph = Graph()
+    clip = our_clip(graph, "23-layers.safetensors")
+    again = our_clip(graph, "23-layers.safetensors", dtype="fp16")
+    found = results(comfyui, graph, once=encode(graph, clip), twice=encode(graph, again))
+    assert torch.isfinite(found["once"]["pooled0"]).all()
+    assert_same(found["once"], found["twice"])
+
+
+@pytest.mark.parametrize("file", ["prefixed.safetensors", "transformers-names.safetensors"])
+def test_files_that_core_cannot_use_give_what_the_plain_encoder_gives(
+    comfyui: ComfyUI, file: str
+) -> None:
+    graph = Graph()
+    found = results(
+        comfyui,
+        graph,
+        plain=encode(graph, our_clip(graph)),
+        odd=encode(graph, our_clip(graph, file)),
+    )
+    but = () if file.startswith("prefixed") else ("pooled0",)  # the other has 23 layers
+    assert_same(found["odd"], found["plain"], but=but)
+
+
+def core_fails(comfyui: ComfyUI, name: str, build: Callable[[Graph], list[object]]) -> bool:
+    """Whether core raises, or gives numbers of another width or that are none."""
+    graph = Graph()
+    try:
+        found = results(comfyui, graph, **{name: encode(graph, build(graph))})[name]
+    except PromptError:
+        return True
+    usable = found["cond0"].shape[-1] == 64 and torch.isfinite(found["cond0"]).all()
+    return not usable
+
+
+def test_core_cannot_load_prefixed_names(comfyui: ComfyUI) -> None:
+    assert core_fails(comfyui, "core_prefixed", lambda g: core_clip(g, "prefixed.safetensors"))
+
+
+def test_core_cannot_load_transformers_names_in_a_checkpoint(comfyui: ComfyUI) -> None:
+    def build(graph: Graph) -> list[object]:
+        name = "transformers-names.safetensors"
+        return graph.add("CheckpointLoaderSimple", ckpt_name=name).out(1)
+
+    assert core_fails(comfyui, "core_renamed", build)
+
+
+def test_a_textual_inversion_enters_the_conditioning(comfyui: ComfyUI) -> None:
+    graph = Graph()
+    clip = our_clip(graph)
+    found = results(
+        comfyui,
+        graph,
+        with_it=encode(graph, clip, "a embedding:three cat"),
+        without=encode(graph, clip, "a cat"),
+        ours=graph.add("EncodeSD2Text", clip=clip, text="a embedding:three cat").out(),
+    )
+    assert not torch.equal(found["with_it"]["cond0"], found["without"]["cond0"])
+    assert_same(found["ours"], found["with_it"])
+
+
+def test_saved_conditioning_comes_back_unchanged(comfyui: ComfyUI) -> None:
+    graph = Graph()
+    conditioning = graph.add("EncodeSD2Text", clip=our_clip(graph), text="a cat").out()
+    file = graph.add("SaveSD2Conditioning", conditioning=conditioning, filename_prefix="kept")
+    graph.add("SaveForTest", conditioning=conditioning, name="before")
+    written = comfyui.run(graph)[file.key]["conditioning"][0]
+    name = f"{written['filename']} [output]"
+    graph = Graph()
+    loaded = graph.add("LoadSD2Conditioning", conditioning_name=name).out()
+    assert_same(results(comfyui, graph, after=loaded)["after"], saved(comfyui, "before"))
+
+
+def test_another_familys_clip_is_refused_by_name(comfyui: ComfyUI) -> None:
+    shutil.copy(
+        comfyui.models / "embeddings" / "three.safetensors",
+        comfyui.models / "clip" / "not-a-clip.safetensors",
+    )  # core's loader makes an SD1 CLIP of any file it does not know
+    graph = Graph()
+    clip = core_clip(graph, "not-a-clip.safetensors")
+    text = graph.add("EncodeSD2Text", clip=clip, text="a cat")
+    graph.add("SaveForTest", conditioning=text.out(), name="foreign")
+    with pytest.raises(PromptError, match=r"SD1|Stable Diffusion 1|CLIP file|clip"):
+        comfyui.run(graph)
+
+
+def test_options_beside_the_tensors_are_cores(comfyui: ComfyUI) -> None:
+    graph = Graph()
+    results(
+        comfyui,
+        graph,
+        our_options=graph.add("EncodeSD2Text", clip=our_clip(graph), text="a cat").out(),
+        core_options=encode(graph, core_clip(graph), "a cat"),
+    )
+    assert notes(comfyui, "our_options") == notes(comfyui, "core_options")
