@@ -80,7 +80,8 @@ class FileRoutes:
         kind = str(form.get("type") or "input")
         subfolder = str(form.get("subfolder") or "")
         folder = self._folder(kind)
-        path = inside(folder, f"{subfolder}/{Path(file.filename).name}".lstrip("/"))
+        name = file.filename.replace("\\", "/").rpartition("/")[2]
+        path = inside(folder, f"{subfolder}/{name}".lstrip("/"))
         data = file.file.read()
         if str(form.get("overwrite", "")).lower() not in ("true", "1"):
             path = _unused(path, data)

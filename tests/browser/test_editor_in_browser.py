@@ -54,7 +54,9 @@ def test_meter_follows_the_text_as_it_is_typed(steps: Any) -> None:
     steps.expect_counts("13 of 75 · 1 chunk")
     weighted = steps.meter().locator(".sd2c-weighted")
     expect(weighted).to_have_text(["red1.4", "blurry0.5"])
-    colours = [weighted.nth(i).evaluate("(e) => getComputedStyle(e).backgroundColor") for i in (0, 1)]
+    colours = [
+        weighted.nth(i).evaluate("(e) => getComputedStyle(e).backgroundColor") for i in (0, 1)
+    ]
     assert len(set(colours)) == 2
     expect(steps.text).to_be_focused()
     steps.shoot("typed")

@@ -27,6 +27,8 @@ OWN_FAULTS = (
     "Cannot read properties of undefined (reading 'id')",
 )
 
+expect.set_options(timeout=20_000)  # this machine may have much else to do
+
 
 def example(name: str, clip_name: str) -> dict[str, Any]:
     """An example workflow with its loader set to a file."""
@@ -65,7 +67,13 @@ class EditorPage:
         self.page.wait_for_function(READY, timeout=90_000)
 
     def load(self, workflow: dict[str, Any]) -> None:
-        self.page.evaluate("async (workflow) => { await app.loadGraphData(workflow); }", workflow)
+        self.page.evaluate(
+            """async (workflow) => {
+                const active = app.extensionManager.workflow.activeWorkflow;
+                await app.loadGraphData(workflow, true, true, active);
+            }""",
+            workflow,
+        )
         self.page.wait_for_function(
             "(count) => app.graph.nodes.length === count", arg=len(workflow["nodes"])
         )
@@ -136,9 +144,7 @@ class EditorPage:
         box.fill(text)
         self.page.get_by_role("option").filter(has_text=expected).first.wait_for()
         box.press("Enter")
-        self.page.wait_for_function(
-            "(before) => app.graph.nodes.length === before + 1", arg=before
-        )
+        self.page.wait_for_function("(before) => app.graph.nodes.length === before + 1", arg=before)
         # Newer frontends let the node hang on the pointer until a click.
         self.page.mouse.move(*place)
         if self.page.evaluate("Boolean(app.canvas.state?.ghostNodeId ?? app.canvas.ghostNode)"):
