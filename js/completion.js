@@ -16,9 +16,9 @@ const AFTER_CARET = /^[^\s,()[\]{}|:]*/;
  * @returns {Query | null}
  */
 export function embeddingQuery(text, caret) {
-  const before = BEFORE_CARET.exec(text.slice(0, caret));
+  const before = text.slice(0, caret).match(BEFORE_CARET);
   if (!before) return null;
-  const rest = AFTER_CARET.exec(text.slice(caret))?.[0] ?? "";
+  const rest = text.slice(caret).match(AFTER_CARET)?.[0] ?? "";
   return { start: caret - before[1].length, end: caret + rest.length, typed: before[1] };
 }
 

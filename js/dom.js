@@ -19,10 +19,13 @@ export function fill(target, content) {
   target.replaceChildren(...content);
 }
 
-/** Load our style sheet once, from beside this script, wherever the server keeps it. */
-export function addStyles() {
+/**
+ * Our style sheet, to lie in a panel of ours: the page's own head is not for us to add to. It is
+ * beside this script, wherever the server keeps that.
+ */
+export function styleSheet() {
   const link = document.createElement("link");
   link.rel = "stylesheet";
   link.href = new URL("./sd2_clip.css", import.meta.url).href;
-  document.head.append(link);
+  return link;
 }

@@ -1,7 +1,7 @@
 // @ts-check
 // The one widget that we add to each of our nodes: last, never saved, and sized by its content.
 
-import { element } from "./dom.js";
+import { element, styleSheet } from "./dom.js";
 
 const NAME = "sd2_clip_panel";
 /** The least and the most that scrolling parts ask for, in pixels. */
@@ -24,13 +24,14 @@ const LEAST_WIDTH = 100;
  * @param {() => boolean} hasMargin whether the canvas takes a margin off the height it gives us
  */
 export function addPanel(node, parts, hasMargin) {
-  const root = element("div", "sd2c-panel", parts.map((part) => part.root));
+  const styles = styleSheet();
+  const root = element("div", "sd2c-panel", [styles, ...parts.map((part) => part.root)]);
 
   /** @param {"least" | "most"} which */
   function height(which) {
     const visible = parts.filter((part) => !part.root.hidden);
     if (!visible.length) return 0;
-    if (root.clientWidth < LEAST_WIDTH) return 2 * CHIPS_MIN;
+    if (!styles.sheet || root.clientWidth < LEAST_WIDTH) return 2 * CHIPS_MIN;
     const heights = visible.map((part) => (part.measure ?? measured(part.root))()[which]);
     const margin = hasMargin() ? 2 * (widget.margin ?? 10) : 0;
     return heights.reduce((sum, one) => sum + one) + GAP * (heights.length - 1) + margin;
@@ -65,10 +66,12 @@ export function addPanel(node, parts, hasMargin) {
     node.setDirtyCanvas?.(true, true);
   }
 
+  const changed = () => requestAnimationFrame(fit);
+  styles.addEventListener("load", changed);
   return {
     root,
     /** To call when the height of a part may have changed. */
-    changed: () => requestAnimationFrame(fit),
+    changed,
   };
 }
 

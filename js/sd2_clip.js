@@ -3,7 +3,6 @@
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { addStyles } from "./dom.js";
 import { createCompletion } from "./embedding_completion.js";
 import { createFileCard } from "./file_card.js";
 import { translate } from "./messages.js";
@@ -248,7 +247,6 @@ app.registerExtension({
     },
   ],
   setup() {
-    addStyles();
     api.addEventListener("execution_start", () => {
       for (const { notice } of panels.values()) notice.clear();
     });

@@ -60,8 +60,8 @@ class LoadSD2CLIP:
                         "default": -2,
                         "min": -24,
                         "max": -1,
-                        "tooltip": "Used by layer 'hidden' only: −1 is the last of 24 layers, "
-                        "−2 the penultimate.",
+                        "tooltip": "Used by layer 'hidden' only: -1 is the last of 24 layers, "
+                        "-2 the penultimate.",
                     },
                 ),
                 "device": (

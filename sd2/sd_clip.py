@@ -111,7 +111,7 @@ class SDClipModel(nn.Module):
     def _layer_choices(self) -> str:
         count = self.num_layers
         return (
-            f"This encoder has {count} layers: choose −{count} (first) to −1 (last), "
+            f"This encoder has {count} layers: choose -{count} (first) to -1 (last), "
             f"or 0 to {count - 1}."
         )
 
