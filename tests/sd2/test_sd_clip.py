@@ -102,7 +102,7 @@ def test_a_layer_that_cannot_be_is_an_error(options):
 
 
 def test_the_error_for_a_layer_lists_the_choices(model):
-    with pytest.raises(LayerError, match=r"−4 .first. to −1 .last., or 0 to 3"):
+    with pytest.raises(LayerError, match=r"-4 .first. to -1 .last., or 0 to 3"):
         model.clip_layer(-24)
     with pytest.raises(LayerError, match="last, penultimate, hidden, all"):
         tiny.text_encoder(layer="first")
