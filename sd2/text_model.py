@@ -57,7 +57,9 @@ class MLP(nn.Module):
         self.fc2 = operations.Linear(config.intermediate_size, config.hidden_size, **placement)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(gelu(self.fc1(x)))  # type: ignore[no-any-return]
+        # Our own layers can do both in one kernel; a host's need not.
+        fc1_gelu = getattr(self.fc1, "gelu", None)
+        return self.fc2(fc1_gelu(x) if fc1_gelu else gelu(self.fc1(x)))  # type: ignore[no-any-return]
 
 
 class EncoderLayer(nn.Module):

@@ -1,0 +1,80 @@
+"""The layers used outside ComfyUI: fast where torch can, and the same everywhere."""
+
+import copy
+
+import pytest
+import torch
+from sd2_clip.sd2 import operations
+
+ROWS = torch.randn(2, 7, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def linear() -> operations.Linear:
+    torch.manual_seed(0)
+    return operations.Linear(32, 48).requires_grad_(False)
+
+
+@pytest.fixture
+def fused_calls(monkeypatch):
+    """Counts the calls of oneDNN's fused product; None on a machine that has none."""
+    product = operations.onednn_linear()
+    if product is None:
+        pytest.skip("this torch has no fused oneDNN product")
+    calls = []
+
+    def counted(*arguments):
+        calls.append(arguments[3])
+        return product(*arguments)
+
+    monkeypatch.setattr(operations, "onednn_linear", lambda: counted)
+    return calls
+
+
+def test_a_product_is_fused_and_equals_the_plain_one(linear, fused_calls):
+    expected = torch.nn.functional.linear(ROWS, linear.weight, linear.bias)
+    torch.testing.assert_close(linear(ROWS), expected)
+    torch.testing.assert_close(linear.gelu(ROWS), torch.nn.functional.gelu(expected))
+    assert fused_calls == ["none", "gelu"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_weights_compute_as_their_float32_values(linear, dtype):
+    half = copy.deepcopy(linear).to(dtype)
+    expected = copy.deepcopy(half).float()
+    torch.testing.assert_close(half(ROWS), expected(ROWS), atol=0, rtol=0)
+    torch.testing.assert_close(half.gelu(ROWS), expected.gelu(ROWS), atol=0, rtol=0)
+
+
+def test_weights_changed_in_place_count_at_once(linear):
+    linear.weight.mul_(2.0)
+    linear.bias.add_(1.0)
+    expected = torch.nn.functional.linear(ROWS, linear.weight, linear.bias)
+    torch.testing.assert_close(linear(ROWS), expected)
+
+
+def test_gradients_flow_as_through_torchs_layer(linear):
+    rows = ROWS.clone().requires_grad_()
+    linear.gelu(rows).sum().backward()
+    expected = ROWS.clone().requires_grad_()
+    plain = torch.nn.functional.linear(expected, linear.weight, linear.bias)
+    torch.nn.functional.gelu(plain).sum().backward()
+    torch.testing.assert_close(rows.grad, expected.grad)
+
+
+def test_a_build_without_the_fused_product_computes_the_same(linear, monkeypatch):
+    fused, fused_gelu = linear(ROWS), linear.gelu(ROWS)
+    monkeypatch.setattr(operations, "onednn_linear", lambda: None)
+    torch.testing.assert_close(linear(ROWS), fused)
+    torch.testing.assert_close(linear.gelu(ROWS), fused_gelu)
+
+
+def test_torchs_own_switch_for_onednn_is_obeyed(linear, fused_calls, monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    linear(ROWS)
+    assert fused_calls == []
+
+
+def test_a_product_that_computes_wrongly_is_not_used(monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda *_: torch.zeros(3, 4))
+    assert operations.onednn_linear.__wrapped__() is None
