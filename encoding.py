@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import host
-from .sd2.errors import SD2ClipError
+from .sd2.errors import OptionError, SD2ClipError
+from .sd2.reading import ReadPart, ReadText, read
 from .sd2.sd2_tokenizer import SD2Tokenizer
 from .sd2.tokenized_text import TokenizedText
+from .sd2.weighting import plan_weighting, with_normalized_weights
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -33,7 +35,10 @@ class EncodingRecord:
     """How a conditioning was made; travels in its options and is saved with it."""
 
     text: str
-    syntax: str
+    """As typed; where A1111's dialect makes several of it, ``part`` is the one of these tokens."""
+    part: str
+    options: Mapping[str, Any]
+    """``syntax``, ``weight_interpretation`` and the others of ``encode_text``."""
     layer: str
     tokens: TokenizedText
     model: Any
@@ -47,7 +52,8 @@ class EncodingRecord:
         source = getattr(self.model, "source", None)
         return {
             "text": self.text,
-            "syntax": self.syntax,
+            "part": self.part,
+            **self.options,
             "layer": self.layer,
             "dtype": str(next(self.model.parameters()).dtype).removeprefix("torch."),
             "weights": {
@@ -113,32 +119,121 @@ def tokenizer_for(clip: Clip | None) -> SD2Tokenizer:
     return ours
 
 
-def read_text(clip: Clip | None, text: str) -> TokenizedText:
-    """*text* as the tokens that *clip* would encode."""
-    return tokenizer_for(clip).clip_h.tokenize(text)
+def read_text(
+    clip: Clip | None,
+    text: str,
+    *,
+    syntax: str = "comfy",
+    steps: int = 0,
+    chunk_split: str = "tokens",
+) -> ReadText:
+    """*text* as the tokens that *clip* would encode; see ``sd2.reading.read``."""
+    return read(
+        tokenizer_for(clip).clip_h, text, syntax=syntax, steps=steps, chunk_split=chunk_split
+    )
 
 
-def encode_text(clip: Clip, text: str, *, stop_at_clip_layer: int = 0) -> Encoded:
-    """Encode *text*; ``stop_at_clip_layer`` is 0 for the layer as loaded, or −24 to −1."""
-    tokens = read_text(clip, text)
+def encode_text(
+    clip: Clip,
+    text: str,
+    *,
+    syntax: str = "comfy",
+    weight_interpretation: str = "comfy",
+    token_normalization: str = "none",
+    stop_at_clip_layer: int = 0,
+    steps: int = 0,
+    chunk_split: str = "tokens",
+    masking: str = "compatible",
+) -> Encoded:
+    """Encode *text*; ``stop_at_clip_layer`` is 0 for the layer as loaded, or −24 to −1.
+
+    In A1111's dialect the conditioning may have several entries, with ``start_percent``,
+    ``end_percent`` and ``strength``.
+    """
+    reading = read_text(clip, text, syntax=syntax, steps=steps, chunk_split=chunk_split)
+    if reading.obstacle:
+        raise OptionError(reading.obstacle)
     if stop_at_clip_layer:
         clip = clip.clone()
         clip.clip_layer(stop_at_clip_layer)
-    conditioning = _encode(clip, {"h": tokens.pairs()})
-    model = clip.cond_stage_model
+    options = {
+        "syntax": syntax,
+        "weight_interpretation": weight_interpretation,
+        "token_normalization": token_normalization,
+        "steps": steps,
+        "chunk_split": chunk_split,
+        "masking": masking,
+    }
+    encoded: dict[str, Conditioning] = {}
+    conditioning: Conditioning = []
+    for part in reading.parts:
+        if part.text not in encoded:
+            encoded[part.text] = _weighted(
+                clip, part.tokens, weight_interpretation, token_normalization, masking
+            )
+        for cond, given in encoded[part.text]:
+            entry = dict(given)
+            if (part.start, part.end) != (0.0, 1.0):
+                entry["start_percent"], entry["end_percent"] = part.start, part.end
+            if part.strength is not None:
+                entry["strength"] = part.strength
+            entry["sd2_clip"] = _record(clip, text, part, options, cond)
+            conditioning.append([cond, entry])
+    return Encoded(conditioning, f"{reading.report()}\n{layer_text(clip)}")
+
+
+def _weighted(
+    clip: Clip, tokens: TokenizedText, interpretation: str, normalization: str, masking: str
+) -> Conditioning:
+    """The tokens' conditioning, in one call of the text encoder: it may be patched over time."""
+    chunks = tokens.pairs(word_ids=True)
+    if interpretation == "comfy":  # the text encoder's own
+        plain = normalization == "none"
+        pairs = tokens.pairs() if plain else with_normalized_weights(chunks, normalization)
+        return [[_finite(cond), given] for cond, given in _encode(clip, {"h": pairs})]
+    plan = plan_weighting(chunks, interpretation, normalization, masking)
+    weightless = [[(entry, 1.0) for entry in chunk] for chunk in plan.chunks]
+    length = len(plan.chunks[0])
+    conditioning = []
+    for cond, given in _encode(clip, {"h": weightless}):
+        if cond.dim() != 3:
+            raise OptionError(
+                f"weight_interpretation {interpretation!r} weighs the states of one layer, and "
+                "this CLIP gives those of all. Load it with another layer, or choose 'comfy'."
+            )
+        states = cond.reshape(-1, length, cond.shape[-1])
+        conditioning.append([plan.combine(states), given])
+    return conditioning
+
+
+def _finite(cond: torch.Tensor) -> torch.Tensor:
+    """*cond*, with what a weight of 10 to the 38th makes infinite as large as it can be."""
+    import torch
+
+    if torch.isinf(cond).any():
+        largest = torch.finfo(cond.dtype).max
+        return cond.clamp(-largest, largest)
+    return cond
+
+
+def _record(
+    clip: Clip,
+    text: str,
+    part: ReadPart,
+    options: Mapping[str, Any],
+    cond: torch.Tensor,
+) -> EncodingRecord:
     patcher = getattr(clip, "patcher", None)
-    for entry in conditioning:
-        cond, options = entry
-        options["sd2_clip"] = EncodingRecord(
-            text=text,
-            syntax="comfy",
-            layer=layer_text(clip),
-            tokens=tokens,
-            model=model,
-            patches=len(getattr(patcher, "patches", getattr(clip, "patched", ()))),
-            cond_digest=tensor_digest(cond),
-        )
-    return Encoded(conditioning, tokens.report())
+    return EncodingRecord(
+        text=text,
+        part=part.text,
+        options=options,
+        layer=layer_text(clip),
+        tokens=part.tokens,
+        model=clip.cond_stage_model,
+        patches=len(getattr(patcher, "patches", getattr(clip, "patched", ()))),
+        cond_digest=tensor_digest(cond),
+    )
 
 
 def _encode(clip: Clip, tokens: Tokens) -> Conditioning:
@@ -150,33 +245,28 @@ def _encode(clip: Clip, tokens: Tokens) -> Conditioning:
 
 
 def layer_text(clip: Clip) -> str:
-    """The layer that *clip* encodes with, in absolute terms: "layer 23 of 24"."""
+    """The layer that *clip* encodes with, in absolute terms: "layer 23 of 24, SD2's default"."""
     inner = clip.cond_stage_model.clip_h
     count: int = inner.num_layers
     # ComfyUI of 2023 had no options but the layer.
     default = inner.options_default if hasattr(inner, "options_default") else inner.layer_default
     layer_idx = default[1] if clip.layer_idx is None else clip.layer_idx
     number = count if layer_idx is None else layer_idx % count + 1
-    return f"layer {number} of {count}"
+    known = {count: "the very last", count - 1: "SD2's default"}
+    absent = getattr(inner, "identity_layers", ())
+    if number - 1 in absent:
+        return f"layer {number} of {count}, absent from the file: same as layer {count - 1}"
+    return ", ".join(filter(None, (f"layer {number} of {count}", known.get(number))))
 
 
-def token_table(tokens: TokenizedText) -> str:
-    """The report, then a line for each token in order: chunk, id, weight, text."""
-    lines = [tokens.report(), "", f"{'chunk':>5} {'id':>6} {'weight':>7}  text"]
-    for row in tokens.rows():
-        if row["kind"] in ("token", "embedding"):
-            token = "-" if row["id"] is None else row["id"]
-            lines.append(f"{row['chunk'] + 1:>5} {token:>6} {row['weight']:>7.3g}  {row['text']}")
-    return "\n".join(lines)
-
-
-def embeddings_identity(text: str | None) -> str:
+def embeddings_identity(text: str | None, syntax: str | None = "comfy") -> str:
     """Changes when a textual inversion that *text* names is edited, added or removed.
 
-    None stands for a text that is not known yet: any of the files may be named in it.
+    None stands for a text that is not known yet: any of the files may be named in it, and so with
+    A1111's syntax, where any word may name one.
     """
     folders = [str(folder) for folder in host.current().model_folders("embeddings")]
-    if text is None:
+    if text is None or syntax != "comfy":
         files = sorted(path for folder in folders for path in Path(folder).rglob("*"))
         stats = [(str(path), stat.st_mtime_ns, stat.st_size) for path, stat in _stats(files)]
         return hashlib.sha256(json.dumps(stats).encode()).hexdigest()

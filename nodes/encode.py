@@ -25,6 +25,19 @@ def _text_input() -> tuple[str, dict[str, Any]]:
     )
 
 
+def _syntax_input() -> tuple[list[str], dict[str, Any]]:
+    from ..sd2.reading import SYNTAXES
+
+    return (
+        list(SYNTAXES),
+        {
+            "default": "comfy",
+            "tooltip": "How brackets are read. comfy: as ComfyUI. a1111: as AUTOMATIC1111 and "
+            "Forge, with [x], [from:to:when], [a|b], BREAK and AND; nested weights multiply.",
+        },
+    )
+
+
 class EncodeSD2Text:
     """Turns a prompt into conditioning."""
 
@@ -42,9 +55,31 @@ class EncodeSD2Text:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
+        from ..sd2.reading import CHUNK_SPLITS
+        from ..sd2.weighting import MASKINGS, TOKEN_NORMALIZATIONS, WEIGHT_INTERPRETATIONS
+
         return {
             "required": {"clip": CLIP_INPUT, "text": _text_input()},
             "optional": {
+                "syntax": _syntax_input(),
+                "weight_interpretation": (
+                    list(WEIGHT_INTERPRETATIONS),
+                    {
+                        "default": "comfy",
+                        "tooltip": "What a weight does. comfy: away from the empty prompt. A1111: "
+                        "multiplies, then restores the mean. compel: weights below 1 fade words "
+                        "out. comfy++: moves a word away from its absence. down_weight: only "
+                        "weakens, relative to the largest weight.",
+                    },
+                ),
+                "token_normalization": (
+                    list(TOKEN_NORMALIZATIONS),
+                    {
+                        "default": "none",
+                        "tooltip": "none: weights as typed. mean: shifted so that they average 1. "
+                        "length: shared among the tokens of a weighted stretch. length+mean: both.",
+                    },
+                ),
                 "stop_at_clip_layer": (
                     "INT",
                     {
@@ -53,6 +88,33 @@ class EncodeSD2Text:
                         "max": 0,
                         "tooltip": "Clip skip, counted on 24 layers as by CLIP Set Last Layer: "
                         "0 = as loaded, −2 = SD2's default, −1 = the very last layer.",
+                    },
+                ),
+                "steps": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 10000,
+                        "tooltip": "The sampler's steps, for A1111's [a:b:5] and [a|b]; "
+                        "0 = not known, they are counted on 20.",
+                    },
+                ),
+                "chunk_split": (
+                    list(CHUNK_SPLITS),
+                    {
+                        "default": "tokens",
+                        "tooltip": "Where a prompt of more than 75 tokens is cut. tokens: where 75 "
+                        "are full, even inside a word, as ComfyUI does. words: between words.",
+                    },
+                ),
+                "masking": (
+                    list(MASKINGS),
+                    {
+                        "default": "compatible",
+                        "tooltip": "What a weight below 1 masks in compel, comfy++ and down_weight."
+                        " words: the words of that weight. compatible: as ComfyUI_ADV_CLIP_emb "
+                        "does it under NumPy 2: the first places of the prompt.",
                     },
                 ),
             },
@@ -65,11 +127,30 @@ class EncodeSD2Text:
         return embeddings_identity(text)
 
     def encode(
-        self, clip: Clip, text: str, stop_at_clip_layer: int = 0
+        self,
+        clip: Clip,
+        text: str,
+        syntax: str = "comfy",
+        weight_interpretation: str = "comfy",
+        token_normalization: str = "none",
+        stop_at_clip_layer: int = 0,
+        steps: int = 0,
+        chunk_split: str = "tokens",
+        masking: str = "compatible",
     ) -> tuple[Conditioning, str]:
         from ..encoding import encode_text
 
-        encoded = encode_text(clip, text, stop_at_clip_layer=stop_at_clip_layer)
+        encoded = encode_text(
+            clip,
+            text,
+            syntax=syntax,
+            weight_interpretation=weight_interpretation,
+            token_normalization=token_normalization,
+            stop_at_clip_layer=stop_at_clip_layer,
+            steps=steps,
+            chunk_split=chunk_split,
+            masking=masking,
+        )
         return encoded.conditioning, encoded.report
 
 
@@ -88,7 +169,10 @@ class InspectSD2Text:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"clip": CLIP_INPUT, "text": _text_input()}}
+        return {
+            "required": {"clip": CLIP_INPUT, "text": _text_input()},
+            "optional": {"syntax": _syntax_input()},
+        }
 
     @classmethod
     def IS_CHANGED(cls, text: str | None = None, **_others: Any) -> Any:
@@ -96,8 +180,8 @@ class InspectSD2Text:
 
         return embeddings_identity(text)
 
-    def inspect(self, clip: Clip, text: str) -> dict[str, Any]:
-        from ..encoding import read_text, token_table
+    def inspect(self, clip: Clip, text: str, syntax: str = "comfy") -> dict[str, Any]:
+        from ..encoding import read_text
 
-        table = token_table(read_text(clip, text))
+        table = read_text(clip, text, syntax=syntax).table()
         return {"ui": {"text": [table]}, "result": (table,)}

@@ -4,6 +4,7 @@ The order is fixed, so that a name means the same file everywhere: folders as gi
 subfolders, subfolders by name; in a folder the exact name first, then ``EXTENSIONS`` in order.
 """
 
+import contextlib
 import hashlib
 import os
 import re
@@ -69,6 +70,20 @@ def find_embedding(name: str, folders: Sequence[str]) -> Path | None:
                 if path := _file_in(inner, spelling):
                     return path
     return None
+
+
+def embedding_names(folders: Sequence[str]) -> list[str]:
+    """The names of all files that may be embeddings, without folder and extension, sorted."""
+    names: set[str] = set()
+    for folder in folders:
+        for inner in _subfolders(folder):
+            with contextlib.suppress(OSError), os.scandir(inner) as entries:
+                names.update(
+                    stem
+                    for stem, extension in (os.path.splitext(entry.name) for entry in entries)
+                    if extension.lower() in EXTENSIONS
+                )
+    return sorted(names)
 
 
 def _file_in(folder: str, name: str) -> Path | None:

@@ -10,12 +10,13 @@ shorter one moves to the next chunk as a whole.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+from .a1111_tokens import A1111Chunks
 from .errors import OptionError
-from .syntax import ParsedText, parse_comfy, parse_unweighted
+from .syntax import ParsedText, Segment, parse_comfy, parse_unweighted
 from .token_groups import EMBEDDING_PREFIX, TokenGroups
 from .tokenized_text import Token, TokenizedText
 from .vocabulary import ClipTokenizer, clip_tokenizer, read_vocabulary
@@ -87,25 +88,55 @@ class SDTokenizer:
         # SD2 pads with 0: OpenCLIP's batches were filled up with zeros.
         return self.end_token if self.pad_with_end else 0
 
-    def tokenize(self, text: str, *, disable_weights: bool = False) -> TokenizedText:
+    def tokenize(
+        self, text: str, *, disable_weights: bool = False, keep_words: bool = False
+    ) -> TokenizedText:
         """*text* in ComfyUI's dialect, or with all its brackets as text."""
-        return self.tokenize_parsed(
-            parse_unweighted(text) if disable_weights else parse_comfy(text)
-        )
+        parsed = parse_unweighted(text) if disable_weights else parse_comfy(text)
+        return self.tokenize_parsed(parsed, keep_words=keep_words)
 
-    def tokenize_parsed(self, parsed: ParsedText) -> TokenizedText:
-        """The segments of any dialect as tokens."""
+    def tokenize_parsed(self, parsed: ParsedText, *, keep_words: bool = False) -> TokenizedText:
+        """The segments of a dialect as tokens; with *keep_words* no chunk's end cuts a word."""
         groups = TokenGroups(
             self._clip.encode, self._folders(), self.embedding_size, self.embedding_key
         )
         for segment in parsed.segments:
             groups.add(segment)
+        units = groups.groups
+        if keep_words:
+            units = [unit for group in units for unit in self._words(group)]
         return TokenizedText(
-            chunks=tuple(self._frame(chunk) for chunk in self._fill(groups.groups)),
+            chunks=tuple(self._frame(chunk) for chunk in self._fill(units, keep=keep_words)),
             vocabulary=self._clip.vocabulary,
             embeddings=tuple(groups.used.values()),
             ignored=tuple(groups.ignored.values()),
             warnings=(*parsed.warnings, *groups.warnings),
+        )
+
+    def tokenize_sections(
+        self,
+        sections: Sequence[Sequence[Segment]],
+        warnings: Sequence[str] = (),
+        *,
+        keep_words: bool = False,
+    ) -> TokenizedText:
+        """A1111's sections as tokens, in A1111's chunks."""
+        vocabulary = self._clip.vocabulary
+        filling = A1111Chunks(
+            encode=self._clip.encode,
+            ends_word=vocabulary.ends_word,
+            folders=self._folders(),
+            width=self.embedding_size,
+            key=self.embedding_key,
+            capacity=self.max_length - 2,
+            keep_words=keep_words,
+        )
+        return TokenizedText(
+            chunks=tuple(self._frame(chunk) for chunk in filling.fill(sections)),
+            vocabulary=vocabulary,
+            embeddings=tuple(filling.used.values()),
+            ignored=tuple(filling.ignored.values()),
+            warnings=(*warnings, *filling.warnings),
         )
 
     def tokenize_with_weights(
@@ -151,13 +182,28 @@ class SDTokenizer:
             return [os.fspath(folders)]
         return [os.fspath(folder) for folder in folders]
 
-    def _fill(self, groups: Sequence[Sequence[Token]]) -> list[list[Token]]:
+    def _words(self, group: list[Token]) -> Iterator[list[Token]]:
+        """A group that may be cut, as words that may not; another group is one such word."""
+        if len(group) < self.max_word_length or group[0].kind == "embedding":
+            yield group
+            return
+        word: list[Token] = []
+        for token in group:
+            word.append(token)
+            if isinstance(token.value, int) and self._clip.vocabulary.ends_word(token.value):
+                yield word
+                word = []
+        if word:
+            yield word
+
+    def _fill(self, groups: Sequence[Sequence[Token]], *, keep: bool = False) -> list[list[Token]]:
+        """Chunks of *groups*; with *keep* only those that no chunk could hold are cut."""
         capacity = self.max_length - 2
         chunk: list[Token] = []
         chunks = [chunk]
         for group in groups:
             # A group that fits nowhere has to be cut too (only if max_length is set very small).
-            cut = len(group) >= self.max_word_length or len(group) > capacity
+            cut = len(group) > capacity or (len(group) >= self.max_word_length and not keep)
             if not cut and len(chunk) + len(group) > capacity:
                 chunk = []
                 chunks.append(chunk)

@@ -18,8 +18,8 @@ once, and the multiples. Whoever has a text encoder runs the plan's chunks throu
 
 Which places a weight below 1 masks is a matter of its own, ``masking``:
 
-- ``chunks``: what ComfyUI_ADV_CLIP_emb and prompt-control do under NumPy 2, whose ``unique`` hands
-  indices back in the shape of its input. Every chunk with such a weight, the n-th of the text
+- ``compatible``: what ComfyUI_ADV_CLIP_emb and prompt-control do under NumPy 2, whose ``unique``
+  hands indices back in the shape of its input. Every chunk with such a weight, the n-th of the text
   counted from 0, masks place n of the text (start tokens count): the words themselves stay.
 - ``words``: the words of that weight, as those packs did under NumPy 1 and as their README and
   compel's say.
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 WEIGHT_INTERPRETATIONS = ("comfy", "A1111", "compel", "comfy++", "down_weight")
 TOKEN_NORMALIZATIONS = ("none", "mean", "length", "length+mean")
-MASKINGS = ("chunks", "words")
+MASKINGS = ("compatible", "words")
 
 Entry = Any
 """One place of a chunk: a token id, or a vector (a textual inversion's row)."""
@@ -185,6 +185,17 @@ def normalize_weights(
             shift = 1.0 - math.fsum(typed) / len(typed)
             weights = change_words(lambda weight, _: weight + shift)
     return weights
+
+
+def with_normalized_weights(
+    chunks: Sequence[WeightedChunk], token_normalization: str
+) -> list[list[tuple[Entry, float]]]:
+    """*chunks* as a text encoder takes them that weighs tokens itself, as ``comfy`` does."""
+    weights = normalize_weights(chunks, token_normalization)
+    return [
+        [(entry[0], weight) for entry, weight in zip(chunk, row, strict=True)]
+        for chunk, row in zip(chunks, weights, strict=True)
+    ]
 
 
 def _usable(weight: float) -> float:

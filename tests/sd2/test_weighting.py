@@ -165,7 +165,7 @@ def test_the_order_of_equal_weights_does_not_matter(mode, masking):
         ("a (cat:1.5) (dog:1.5)", "comfy++", "words", 3),
         ("a (cat:1.5) (dog:1.5)", "down_weight", "words", 2),
         ("red car, " * 30 + "(blue:0.5)", "compel", "words", 3),  # the first chunk never changes
-        ("red car, " * 30 + "(blue:0.5)", "compel", "chunks", 3),
+        ("red car, " * 30 + "(blue:0.5)", "compel", "compatible", 3),
         ("(red car, :1.2)" * 60, "comfy", "words", 3),  # two of three are equal
         ("embedding:kohya (cat:0.5)", "compel", "words", 2),
     ],
