@@ -105,7 +105,7 @@ def _alternatives(wrong: str) -> list[str]:
     """Names of files that hold SD2's text encoder, as far as they are found quickly."""
     current = host.current()
     started = time.monotonic()
-    good = []
+    good: list[str] = []
     for name in list_models(current, CLIP_KINDS):
         if len(good) == MOST_ALTERNATIVES or time.monotonic() - started > SEARCH_SECONDS:
             break

@@ -78,7 +78,6 @@ def refusal(request: web.Request, bound_to: str) -> str | None:
 
 
 def make_guard(bound_to: str) -> Middleware:
-    @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         reason = refusal(request, bound_to)
         if reason is not None:
@@ -89,4 +88,4 @@ def make_guard(bound_to: str) -> Middleware:
         except (BadRequestError, OutsideFolderError) as error:
             return reply({"error": str(error)}, status=400)
 
-    return guard
+    return web.middleware(guard)

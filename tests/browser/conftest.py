@@ -134,4 +134,5 @@ def page(opened: Any) -> Iterator[Any]:
     """The open editor; the test fails if a script of the page does."""
     opened.errors.clear()
     yield opened
+    opened.page.keyboard.press("Escape")  # a dialog that the test has left open
     assert opened.errors == []

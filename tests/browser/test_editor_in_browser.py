@@ -16,7 +16,16 @@ from editor_page import READY, example
 from playwright.sync_api import expect
 
 PANEL = "sd2_clip_panel"
-EMPTY: dict[str, Any] = {"nodes": [], "links": [], "version": 0.4}
+EMPTY: dict[str, Any] = {
+    "last_node_id": 0,
+    "last_link_id": 0,
+    "nodes": [],
+    "links": [],
+    "groups": [],
+    "config": {},
+    "extra": {},
+    "version": 0.4,
+}
 
 
 @pytest.fixture
@@ -212,6 +221,7 @@ def test_workflow_is_saved_reopened_after_reload_and_run_again(steps: Any) -> No
     steps.page.keyboard.press("Control+s")
     name = steps.page.locator("[role=dialog] input, .p-dialog input").first
     name.fill("lighthouse")
+    steps.shoot("save-dialog")
     name.press("Enter")
     file = steps.user / "workflows" / "lighthouse.json"
     steps.page.wait_for_function(
@@ -222,31 +232,19 @@ def test_workflow_is_saved_reopened_after_reload_and_run_again(steps: Any) -> No
 
     steps.page.reload()
     steps.page.wait_for_function(READY, timeout=90_000)
-    steps.load(EMPTY)
-    steps.page.evaluate(
-        """async () => {
-            const workflows = app.extensionManager.workflow;
-            const one = workflows.getWorkflowByPath("workflows/lighthouse.json");
-            await one.load();
-            await app.loadGraphData(one.activeState, true, true, one);
-        }"""
-    )
+    steps.page.evaluate("app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+    expect(steps.meter()).to_have_count(0)
+    steps.page.evaluate("app.extensionManager.sidebarTab.toggleSidebarTab('workflows')")
+    steps.page.locator(".side-bar-panel, .workflows-sidebar-tab").get_by_text("lighthouse").first.click()
     steps.expect_counts("4 of 75 · 1 chunk")
     steps.run()
     expect(steps.notices.filter(has_text="saved")).to_be_visible(timeout=60_000)
 
 
 def test_help_page_of_a_node_is_shown(steps: Any) -> None:
-    steps.page.evaluate(f"app.canvas.selectNode({steps.node('EncodeSD2Text')})")
-    with steps.page.expect_response(re.compile(r"/docs/EncodeSD2Text")) as response:
-        steps.page.evaluate(
-            """() => {
-                const commands = app.extensionManager.command.commands.map((one) => one.id);
-                const help = ["Comfy.Help.NodeHelp", "Comfy.Canvas.ShowNodeHelp"];
-                const found = help.find((id) => commands.includes(id));
-                if (found) return app.extensionManager.command.execute(found);
-            }"""
-        )
+    steps.page.mouse.click(*steps.title_position("EncodeSD2Text"))
+    with steps.page.expect_response(re.compile(r"/docs/EncodeSD2Text\.md")) as response:
+        steps.page.get_by_test_id("info-button").click()
     assert response.value.ok
 
 

@@ -23,7 +23,7 @@ class Number:
     FUNCTION = "give"
     CATEGORY = "Test"
     TITLE = "A number"
-    SEARCH_ALIASES = ["integer"]
+    SEARCH_ALIASES = ("integer",)
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
