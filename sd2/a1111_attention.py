@@ -20,7 +20,7 @@ from .syntax import GROUP_FACTOR, LARGEST_WEIGHT, SENSIBLE_WEIGHT, Segment
 _MARKS = re.compile(r"\\[()\[\]\\]|[\\()\[\]]|:\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*\)|[^\\()\[\]:]+|:")
 _BREAK = re.compile(r"\bBREAK\b")
 
-EXACT_DEPTH = 64
+EXACT_DEPTH = 16
 """Brackets around a text whose factors are multiplied in A1111's order, to the last bit."""
 
 
