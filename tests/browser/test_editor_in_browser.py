@@ -232,6 +232,7 @@ def test_workflow_is_saved_reopened_after_reload_and_run_again(steps: Any) -> No
 
     steps.page.reload()
     steps.page.wait_for_function(READY, timeout=90_000)
+    steps.expect_counts("4 of 75 · 1 chunk")  # the page comes back as it was
     steps.page.evaluate("app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
     expect(steps.meter()).to_have_count(0)
     steps.page.evaluate("app.extensionManager.sidebarTab.toggleSidebarTab('workflows')")

@@ -31,12 +31,12 @@ class Client:
     """Talks to a server that runs for the time of one test."""
 
     def __init__(self, editor: Editor) -> None:
-        self._editor = editor
+        self.editor = editor
         self.http: Any = None
 
     def run(self, test: Callable[[Client], Awaitable[None]]) -> None:
         async def main() -> None:
-            async with TestClient(TestServer(create_app(self._editor))) as self.http:
+            async with TestClient(TestServer(create_app(self.editor))) as self.http:
                 await asyncio.wait_for(test(self), LONGEST)
 
         asyncio.run(main())
