@@ -120,6 +120,7 @@ class StandaloneHost:
         layer_idx: int | None,
         model_options: Mapping[str, Any],
     ) -> Clip:
+        from ..sd2.recall import Recall
         from ..sd2.sd2_clip import build_text_encoder
         from ..sd2.sd2_tokenizer import SD2Tokenizer
         from .standalone_clip import StandaloneClip
@@ -135,6 +136,8 @@ class StandaloneHost:
         if placement.load_device.type != "cpu":
             # A CPU computes fp16 and bf16 slowly and ComfyUI in fp32; a GPU is made for them.
             model.clip_h.compute_dtype = placement.dtype
+        else:
+            model.clip_h.recall = Recall()
         tokenizer = SD2Tokenizer(embedding_directory=embedding_directory)
         tokenizer.clip_h.embedding_size = model.clip_h.config.hidden_size
         return StandaloneClip(model, tokenizer)

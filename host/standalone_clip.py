@@ -66,7 +66,8 @@ class StandaloneClip:
         """*cond*, or ``(cond, pooled)``, or both in a dict under ``cond`` and ``pooled_output``.
 
         *cond* is (1, 77 * chunks, 1024), *pooled* (1, 1024), in float32 on the CPU.
-        ``return_pooled="unprojected"`` leaves the text projection out.
+        ``return_pooled="unprojected"`` leaves the text projection out. The last block is computed
+        only if *pooled* or its states are asked for.
         """
         model = self.cond_stage_model
         # no_grad, not inference_mode: a trainer may put the result through layers that it trains.
@@ -76,7 +77,9 @@ class StandaloneClip:
                 model.set_clip_options({"layer": self.layer_idx})
             if return_pooled == "unprojected":
                 model.set_clip_options({"projected_pooled": False})
-            cond, pooled = model.encode_token_weights(tokens)
+            cond, pooled = model.encode_token_weights(
+                tokens, return_pooled=bool(return_pooled or return_dict)
+            )
         if return_dict:
             return {"cond": cond, "pooled_output": pooled}
         return (cond, pooled) if return_pooled else cond

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from . import operations as own_operations
 from .config import TextEncoderConfig
 from .errors import LayerError, OptionError
-from .text_model import CLIPTextModel
+from .recall import Recall
+from .text_model import CLIPTextModel, Past
 
 log = logging.getLogger("sd2_clip")
 
@@ -63,8 +64,8 @@ class SDClipModel(nn.Module):
             "end": config.eos_token_id,
             "pad": config.pad_token_id,
         }
-        self.operations = (model_options or {}).get("custom_operations") or own_operations
-        self.transformer = CLIPTextModel(config, self.operations, device=device, dtype=dtype)
+        operations = (model_options or {}).get("custom_operations") or own_operations
+        self.transformer = CLIPTextModel(config, operations, device=device, dtype=dtype)
         self.logit_scale = nn.Parameter(torch.tensor(LOGIT_SCALE, device=device))
         if freeze:
             self.freeze()
@@ -75,6 +76,8 @@ class SDClipModel(nn.Module):
         """Where ``encode_token_weights`` leaves its result; None: where it was computed."""
         self.identity_layers: frozenset[int] = frozenset()
         """Blocks that the file did not have and that pass their input on unchanged."""
+        self.recall: Recall | None = None
+        """Memory of what was encoded lately, for a host that wants it."""
         self._warned_identity = False
 
         self.layer, self.layer_idx = self._checked_layer(layer, layer_idx)
@@ -151,17 +154,19 @@ class SDClipModel(nn.Module):
         return [special["start"], special["end"]] + [special["pad"]] * (length - 2)
 
     def embed(self, chunks: Sequence[Sequence[Entry]]) -> tuple[Tensor, Tensor]:
-        """Token vectors without positions, (B, T, W), and where to pool, (B,).
+        """Token vectors with positions, (B, T, W), and where to pool, (B,).
 
         A vector of another width than the encoder's is reported and left out. Chunks are filled up
-        with pads to one length.
+        with pads to one length. Whatever the chunks hold, the device gets one table of numbers, and
+        one of vectors if there are any.
         """
         table = self.transformer.get_input_embeddings()
         device = self.execution_device or next(table.parameters()).device
         width = self.config.hidden_size
         end, pad = self.special_tokens["end"], self.special_tokens["pad"]
         ids: list[list[int]] = []
-        vectors: list[tuple[int, int, Tensor]] = []
+        vectors: list[Tensor] = []
+        vector_places: list[tuple[int, int]] = []
         pooled_at: list[int] = []
         for row, chunk in enumerate(chunks):
             places: list[int] = []
@@ -179,7 +184,8 @@ class SDClipModel(nn.Module):
                     )
                     continue
                 for one in vector.reshape(-1, width):
-                    vectors.append((row, len(places), one))
+                    vectors.append(one)
+                    vector_places.append((row, len(places)))
                     places.append(pad)
             pooled_at.append(places.index(end) if end in places else len(places) - 1)
             ids.append(places)
@@ -189,11 +195,17 @@ class SDClipModel(nn.Module):
                 f"A chunk has {length} tokens; this text encoder has "
                 f"{self.config.max_position_embeddings} positions."
             )
-        padded = torch.tensor([row + [pad] * (length - len(row)) for row in ids], device=device)
-        embeds: Tensor = table(padded).to(self.compute_dtype)
-        for row, column, vector in vectors:
-            embeds[row, column] = vector.to(embeds)
-        return embeds, torch.tensor(pooled_at, device=device)
+        flat_places = [row * length + column for row, column in vector_places]
+        padded = [token for row in ids for token in row + [pad] * (length - len(row))]
+        numbers = torch.tensor(padded + pooled_at + flat_places).to(device)
+        counts = [len(padded), len(pooled_at), len(flat_places)]
+        tokens, pooled, columns = numbers.split(counts)
+        embeds: Tensor = table(tokens).to(self.compute_dtype)
+        if vectors:
+            stacked = torch.stack([one.to("cpu", self.compute_dtype) for one in vectors])
+            embeds = embeds.index_copy(0, columns, stacked.to(device))
+        embeds = embeds.view(len(chunks), length, width)
+        return self.transformer.text_model.with_positions(embeds), pooled
 
     def forward(self, tokens: Sequence[Sequence[Entry]]) -> tuple[Tensor, Tensor]:
         """Encode chunks of token ids and vectors, weights aside.
@@ -201,6 +213,45 @@ class SDClipModel(nn.Module):
         Returns the layer's states, final layer norm applied, (B, T, W) — (B, L, T, W) for
         ``all`` — and the pooled vectors (B, W), both in float32.
         """
+        return self.encode_chunks(tokens, len(tokens))
+
+    def encode_chunks(
+        self, tokens: Sequence[Sequence[Entry]], pooled: int
+    ) -> tuple[Tensor, Tensor]:
+        """``forward``, with pooled vectors for the first *pooled* chunks only: (pooled, W)."""
+        self._warn_of_identity()
+        recall = None if self.layer == "all" or torch.is_grad_enabled() else self.recall
+        states_out, pooled_out = [], []
+        for start in range(0, len(tokens), MAX_BATCH):
+            x, pooled_at = self.embed(tokens[start : start + MAX_BATCH])
+            pooled_at = pooled_at[: max(pooled - start, 0)]
+            if recall is not None and x.device.type == "cpu" and x.dtype == torch.float32:
+                states, last = recall.encode(self, x, pooled_at)
+            else:
+                states, last = self.compute(x, pooled_at, Past())
+            states_out.append(states)
+            pooled_out.append(last)
+        return torch.cat(states_out), torch.cat(pooled_out)
+
+    def purpose(self) -> tuple[Any, ...]:
+        """What results of ``compute`` depend on besides input and weights."""
+        return self.layer_number(), self.return_projected_pooled
+
+    def compute(self, x: Tensor, pooled_at: Tensor, past: Past) -> tuple[Tensor, Tensor]:
+        """States of the chosen layer and pooled rows, as ``forward`` describes them.
+
+        *x*, *pooled_at* and *past* are ``TextTransformer.forward``'s.
+        """
+        norm = self.transformer.text_model.final_layer_norm
+        wanted = range(self.num_layers) if self.layer == "all" else [self.layer_number()]
+        states, last = self.transformer.text_model(x, wanted, pooled_at, past)
+        z = [norm(states[index]) for index in wanted]
+        pooled = norm(last)
+        if self.return_projected_pooled and len(pooled):
+            pooled = self.transformer.text_projection(pooled)
+        return (torch.stack(z, dim=1) if self.layer == "all" else z[0]).float(), pooled.float()
+
+    def _warn_of_identity(self) -> None:
         number = self.layer_number()
         if number in self.identity_layers and not self._warned_identity:
             self._warned_identity = True
@@ -212,32 +263,23 @@ class SDClipModel(nn.Module):
                 number,
                 number,
             )
-        norm = self.transformer.text_model.final_layer_norm
-        states_out, pooled_out = [], []
-        for start in range(0, len(tokens), MAX_BATCH):
-            embeds, pooled_at = self.embed(tokens[start : start + MAX_BATCH])
-            wanted = range(self.num_layers) if self.layer == "all" else [number]
-            states, last = self.transformer.text_model(embeds, wanted, pooled_at)
-            z = [norm(states[index]) for index in wanted]
-            pooled = norm(last)
-            if self.return_projected_pooled:
-                pooled = self.transformer.text_projection(pooled)
-            states_out.append((torch.stack(z, dim=1) if self.layer == "all" else z[0]).float())
-            pooled_out.append(pooled.float())
-        return torch.cat(states_out), torch.cat(pooled_out)
 
     def encode(self, tokens: Sequence[Sequence[Entry]]) -> tuple[Tensor, Tensor]:
         """``forward``, under the name that other packs call."""
         return self(tokens)  # type: ignore[no-any-return]
 
     def encode_token_weights(
-        self, token_weight_pairs: Sequence[Sequence[tuple[Any, ...]]]
+        self,
+        token_weight_pairs: Sequence[Sequence[tuple[Any, ...]]],
+        *,
+        return_pooled: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """Chunks of ``(token, weight)`` to ``(cond, pooled)``, as ComfyUI does it.
 
         A token of weight w other than 1 becomes ``empty + w * (z - empty)``, where ``empty`` is the
         empty prompt's state at the same place. *cond* is (1, T * chunks, W); *pooled*, (1, W), is
-        the first chunk's and is not weighted.
+        the first chunk's and is not weighted; without *return_pooled* it is (0, W), and the last
+        block and the projection are not computed for it.
         """
         chunks = [[pair[0] for pair in chunk] for chunk in token_weight_pairs]
         weights = [[float(pair[1]) for pair in chunk] for chunk in token_weight_pairs]
@@ -246,7 +288,7 @@ class SDClipModel(nn.Module):
         if weighted or not chunks:
             length = max(map(len, chunks), default=self.max_length)
             chunks.append(self.gen_empty_tokens(length))
-        z, pooled = self(chunks)
+        z, pooled = self.encode_chunks(chunks, int(return_pooled))
         if weighted:
             z, empty = z[:-1], z[-1]
             length = z.shape[-2]
@@ -255,7 +297,7 @@ class SDClipModel(nn.Module):
             w = torch.tensor(rows, device=z.device).view(sections, *[1] * (z.dim() - 3), length, 1)
             z = torch.where(w == 1.0, z, (z - empty) * w + empty)
         cond = torch.cat(list(z), dim=-2).unsqueeze(0)
-        return cond.to(self.output_device), pooled[:1].to(self.output_device)
+        return cond.to(self.output_device), pooled.to(self.output_device)
 
     def load_sd(self, sd: Mapping[str, Tensor]) -> Any:
         """Load ``text_model.*`` and ``text_projection.weight``; returns (missing, unexpected).
@@ -310,9 +352,9 @@ class SD1ClipModel(nn.Module):
         """Return to what was chosen at construction."""
         self.inner.reset_clip_options()
 
-    def encode_token_weights(self, token_weight_pairs: Mapping[str, Any]) -> Any:
+    def encode_token_weights(self, token_weight_pairs: Mapping[str, Any], **options: Any) -> Any:
         """``{clip_name: chunks}`` to ``(cond, pooled)``; see ``SDClipModel``."""
-        return self.inner.encode_token_weights(token_weight_pairs[self.clip_name])
+        return self.inner.encode_token_weights(token_weight_pairs[self.clip_name], **options)
 
     def load_sd(self, sd: Mapping[str, Tensor]) -> Any:
         """Load ``text_model.*`` and ``text_projection.weight``; returns (missing, unexpected)."""

@@ -8,7 +8,7 @@ weights on their own.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,34 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from .config import TextEncoderConfig
+
+
+class Past:
+    """Keys and values of the sequences' first places; each block adds those that it computes.
+
+    Attention is causal, so a place depends on none behind it: where a text changes further on,
+    its beginning need not be computed again.
+    """
+
+    def __init__(
+        self, length: int = 0, known: Iterable[tuple[Tensor, Tensor]] = (), *, keep: bool = False
+    ) -> None:
+        self.length = length
+        """How many places are known."""
+        self._known = iter(known)
+        self._keep = keep
+        self.blocks: list[tuple[Tensor, Tensor]] = []
+        """With *keep*: keys and values of all places, (B, T, W), by block, as far as computed."""
+
+    def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """The next block's keys and values, behind the known ones."""
+        if self.length:
+            known_keys, known_values = next(self._known)
+            keys = torch.cat([known_keys[:, : self.length], keys], dim=1)
+            values = torch.cat([known_values[:, : self.length], values], dim=1)
+        if self._keep:
+            self.blocks.append((keys, values))
+        return keys, values
 
 
 class Attention(nn.Module):
@@ -33,18 +61,25 @@ class Attention(nn.Module):
     def _split(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)  # (B, T, W) -> (B, H, T, W/H)
 
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (self._split(proj(x)) for proj in (self.q_proj, self.k_proj, self.v_proj))
-        out = scaled_dot_product_attention(q, k, v, is_causal=True)
+    def forward(self, x: Tensor, past: Past) -> Tensor:
+        q, k, v = self.q_proj(x), *past.extend(self.k_proj(x), self.v_proj(x))
+        visible = None
+        if past.length:  # the last place of q sees all of k
+            places = torch.arange(k.shape[1], device=x.device)
+            visible = places <= places[past.length :, None]  # (places of q, places of k)
+        q, k, v = self._split(q), self._split(k), self._split(v)
+        out = scaled_dot_product_attention(q, k, v, visible, is_causal=visible is None)
         return self.out_proj(out.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
-    def row(self, x: Tensor, position: Tensor) -> Tensor:
-        """The output at one position of each sequence: (B, T, W), (B,) -> (B, W)."""
+    def row(self, x: Tensor, position: Tensor, past: Past) -> Tensor:
+        """The output at one place of each sequence: (B, T, W), (B,) -> (B, W)."""
         batch = torch.arange(len(x), device=x.device)
-        q = self._split(self.q_proj(x[batch, position].unsqueeze(1)))  # (B, H, 1, W/H)
-        k, v = self._split(self.k_proj(x)), self._split(self.v_proj(x))
-        visible = torch.arange(x.shape[1], device=x.device) <= position[:, None]  # (B, T)
-        out = scaled_dot_product_attention(q, k, v, attn_mask=visible[:, None, None, :])
+        q = self._split(self.q_proj(x[batch, position - past.length].unsqueeze(1)))
+        keys, values = past.extend(self.k_proj(x), self.v_proj(x))
+        visible = torch.arange(keys.shape[1], device=x.device) <= position[:, None]  # (B, T)
+        out = scaled_dot_product_attention(
+            q, self._split(keys), self._split(values), attn_mask=visible[:, None, None, :]
+        )
         return self.out_proj(out.transpose(1, 2).flatten(1))  # type: ignore[no-any-return]
 
 
@@ -73,14 +108,15 @@ class EncoderLayer(nn.Module):
         self.layer_norm2 = operations.LayerNorm(width, eps=eps, **placement)
         self.mlp = MLP(config, operations, **placement)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.self_attn(self.layer_norm1(x))
+    def forward(self, x: Tensor, past: Past) -> Tensor:
+        x = x + self.self_attn(self.layer_norm1(x), past)
         return x + self.mlp(self.layer_norm2(x))  # type: ignore[no-any-return]
 
-    def row(self, x: Tensor, position: Tensor) -> Tensor:
-        """``forward(x)`` at one position of each sequence only: (B, T, W), (B,) -> (B, W)."""
+    def row(self, x: Tensor, position: Tensor, past: Past) -> Tensor:
+        """``forward`` at one place of each sequence only: (B, T, W), (B,) -> (B, W)."""
         batch = torch.arange(len(x), device=x.device)
-        x = x[batch, position] + self.self_attn.row(self.layer_norm1(x), position)
+        attended = self.self_attn.row(self.layer_norm1(x), position, past)
+        x = x[batch, position - past.length] + attended
         return x + self.mlp(self.layer_norm2(x))  # type: ignore[no-any-return]
 
 
@@ -117,32 +153,34 @@ class TextTransformer(nn.Module):
             config.hidden_size, eps=config.layer_norm_eps, **placement
         )
 
-    def forward(
-        self, embeds: Tensor, wanted: Collection[int], pooled_at: Tensor | None
-    ) -> tuple[dict[int, Tensor], Tensor | None]:
-        """Hidden states of the *wanted* layers, and the last layer's row at *pooled_at*.
-
-        *embeds* are token vectors without positions, (B, T, W). Layers count from 0; the states
-        are (B, T, W), *pooled_at* is (B,) and its rows (B, W). None of them is layer-normed.
-        No block above the highest one asked for is computed, and the last block only at the
-        pooled rows unless it is wanted whole.
-        """
+    def with_positions(self, embeds: Tensor) -> Tensor:
+        """Token vectors (B, T, W) with those of their positions added."""
         positions = torch.arange(embeds.shape[1], device=embeds.device)
-        x = embeds + self.embeddings.position_embedding(positions).to(embeds.dtype)
+        return embeds + self.embeddings.position_embedding(positions).to(embeds.dtype)  # type: ignore[no-any-return]
+
+    def forward(
+        self, x: Tensor, wanted: Collection[int], pooled_at: Tensor, past: Past
+    ) -> tuple[dict[int, Tensor], Tensor]:
+        """Hidden states of the *wanted* layers, and the last layer's rows at *pooled_at*.
+
+        *x* are token vectors with positions, (B, T, W), of the places behind *past*, and so are
+        the states; layers count from 0. *pooled_at* is (P,), for the first P sequences and counted
+        with the past; the rows are (P, W). Nothing is layer-normed. No block above the highest one
+        asked for is computed, and the last block only at the pooled rows unless wanted whole.
+        """
         layers: Sequence[EncoderLayer] = list(self.encoder.layers)  # type: ignore[arg-type]
         last = len(layers) - 1
-        depth = last if pooled_at is not None else max(wanted)
+        pooled = len(pooled_at)
+        depth = last if pooled else max(wanted)
         states: dict[int, Tensor] = {}
         for index in range(depth + 1):
             if index == last and last not in wanted:
-                assert pooled_at is not None
-                return states, layers[last].row(x, pooled_at)
-            x = layers[index](x)
+                return states, layers[last].row(x[:pooled], pooled_at, past)
+            x = layers[index](x, past)
             if index in wanted:
                 states[index] = x
-        if pooled_at is None:
-            return states, None
-        return states, x[torch.arange(len(x), device=x.device), pooled_at]
+        batch = torch.arange(pooled, device=x.device)
+        return states, x[batch, pooled_at - past.length]
 
 
 class CLIPTextModel(nn.Module):

@@ -4,6 +4,7 @@ import pytest
 import tiny
 import torch
 from sd2_clip.host.standalone_clip import StandaloneClip
+from sd2_clip.sd2.recall import Recall
 from sd2_clip.sd2.sd2_tokenizer import SD2Tokenizer
 
 TEXT = "a (cat:1.2)"
@@ -62,3 +63,21 @@ def test_unknown_tokenizer_arguments_are_ignored(clip):
     clip.set_tokenizer_option("t5xxl_min_length", 256)
     tokens = clip.tokenize(TEXT, images=[], llama_template="{}")
     assert [len(chunk) for chunk in tokens["h"]] == [77]
+
+
+def test_pooled_is_computed_only_if_asked_for(clip):
+    tokens = clip.tokenize(TEXT)
+    expected = clip.encode_from_tokens(tokens)
+    last = clip.cond_stage_model.clip_h.transformer.text_model.encoder.layers[-1]
+    last.forward = last.row = None  # as it would fail
+    torch.testing.assert_close(clip.encode_from_tokens(tokens), expected)
+
+
+def test_patches_meet_a_handle_that_remembers_its_prompts(clip):
+    clip.cond_stage_model.clip_h.recall = Recall()
+    before = clip.encode(TEXT)
+    name = "clip_h.transformer.text_model.encoder.layers.0.mlp.fc1.weight"
+    patched = clip.clone()
+    patched.add_patches({name: lambda weight, strength: weight + strength})
+    assert not torch.allclose(patched.encode(TEXT), before)
+    torch.testing.assert_close(clip.encode(TEXT), before)
