@@ -1,6 +1,5 @@
 """Weight interpretations against ComfyUI_ADV_CLIP_emb's results, and what they promise."""
 
-import json
 import math
 
 import pytest
@@ -21,11 +20,7 @@ from sd2_clip.sd2.weighting import (
 )
 
 EXPECTED = load_file(tiny.GOLDEN / "encode.safetensors")
-CASES = [
-    case
-    for case in json.loads((tiny.GOLDEN / "encode.json").read_text(encoding="utf-8"))["cases"]
-    if case["kind"] == "adv"
-]
+CASES = tiny.adv_cases()
 MODES = [(mode, norm) for mode in WEIGHT_INTERPRETATIONS for norm in TOKEN_NORMALIZATIONS]
 MASK, START, END = 266, 49406, 49407
 

@@ -26,3 +26,9 @@ def core_cases() -> list[dict[str, Any]]:
     """ComfyUI's own encodings: text, layer (None: as loaded), and the id of the results."""
     cases = json.loads((GOLDEN / "encode.json").read_text(encoding="utf-8"))["cases"]
     return [case for case in cases if case["kind"] == "core"]
+
+
+def adv_cases() -> list[dict[str, Any]]:
+    """ComfyUI_ADV_CLIP_emb's encodings: text, interpretation, normalization, id of the results."""
+    cases = json.loads((GOLDEN / "encode.json").read_text(encoding="utf-8"))["cases"]
+    return [case for case in cases if case["kind"] == "adv"]
