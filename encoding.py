@@ -145,7 +145,7 @@ def encode_text(
     chunk_split: str = "tokens",
     masking: str = "compatible",
 ) -> Encoded:
-    """Encode *text*; ``stop_at_clip_layer`` is 0 for the layer as loaded, or −24 to −1.
+    """Encode *text*; ``stop_at_clip_layer`` is 0 for the layer as loaded, or -24 to -1.
 
     In A1111's dialect the conditioning may have several entries, with ``start_percent``,
     ``end_percent`` and ``strength``.

@@ -87,7 +87,7 @@ class EncodeSD2Text:
                         "min": -24,
                         "max": 0,
                         "tooltip": "Clip skip, counted on 24 layers as by CLIP Set Last Layer: "
-                        "0 = as loaded, −2 = SD2's default, −1 = the very last layer.",
+                        "0 = as loaded, -2 = SD2's default, -1 = the very last layer.",
                     },
                 ),
                 "steps": (
