@@ -51,8 +51,10 @@ def our_clip(graph: Graph, file: str = "encoder.safetensors", **options: Any) ->
     return graph.add("LoadSD2CLIP", clip_name=file, **options).out()
 
 
-def assert_same(ours: Tensors, core: Tensors, *, but: tuple[str, ...] = ()) -> None:
+def assert_same(
+    ours: Tensors, core: Tensors, *, but: tuple[str, ...] = (), tolerance: float = TOLERANCE
+) -> None:
     assert sorted(ours) == sorted(core)
     for name, tensor in ours.items():
         if name not in but:
-            torch.testing.assert_close(tensor, core[name], rtol=0, atol=TOLERANCE)
+            torch.testing.assert_close(tensor, core[name], rtol=0, atol=tolerance)

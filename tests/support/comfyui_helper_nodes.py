@@ -132,7 +132,7 @@ class ProbeForTest:
 
 
 class Anything:
-    """Stands in for a control net, a GLIGEN model, a vision tower's output, a style model."""
+    """Stands in for a control net, a GLIGEN model, a vision tower's output and a VAE."""
 
     image_embeds = torch.ones(1, 1024)
 
@@ -145,12 +145,12 @@ class Anything:
     def set_previous_controlnet(self, previous):
         self.previous_controlnet = previous
 
-    def get_cond(self, vision):
-        return torch.ones(1, 4, 64)
+    def get_sd(self):
+        return {}
 
 
 class StandInsForTest:
-    RETURN_TYPES = ("GLIGEN", "CONTROL_NET", "CLIP_VISION_OUTPUT", "STYLE_MODEL")
+    RETURN_TYPES = ("GLIGEN", "CONTROL_NET", "CLIP_VISION_OUTPUT", "VAE")
     FUNCTION = "run"
     CATEGORY = "test"
 

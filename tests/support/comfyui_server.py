@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import json
 import os
 import re
@@ -71,8 +72,8 @@ class ComfyUI:
             port = probe.getsockname()[1]
         self.address = f"http://127.0.0.1:{port}"
         command = [sys.executable, "main.py", "--cpu", "--port", str(port), *self._folders(base)]
-        environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-        environment.pop("PYTEST_CURRENT_TEST", None)  # some packs load nothing under pytest
+        # Some packs load nothing under pytest.
+        environment = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, *flags],
@@ -98,6 +99,7 @@ class ComfyUI:
         )
         sizes = plugin / "sd2" / "sd2_clip_config.json"
         sizes.write_text(json.dumps(json.loads(sizes.read_text()) | config))
+        compileall.compile_dir(plugin, quiet=1)  # as after any first start
         small = custom_nodes / "small.disabled"  # a name that ComfyUI passes over
         small.mkdir()
         shutil.copy(sizes, small)
