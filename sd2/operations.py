@@ -69,7 +69,7 @@ class Linear(nn.Linear):
             input.device.type == "cpu"
             and input.dtype == torch.float32
             and not differentiated
-            and torch.backends.mkldnn.enabled
+            and bool(torch.backends.mkldnn.enabled)
             and onednn_linear() is not None
         )
 

@@ -33,7 +33,9 @@ Key = tuple[Any, ...]
 class Encoder(Protocol):
     """What ``Recall`` computes with: an ``SDClipModel``."""
 
-    transformer: nn.Module
+    @property
+    def transformer(self) -> nn.Module:
+        """All weights that ``compute`` uses."""
 
     def purpose(self) -> Key:
         """All options that results depend on."""
@@ -132,7 +134,7 @@ class Recall:
             self._pasts[key] = _Chunk(x.clone(), *result, copies)
         for memory, most in ((self._results, RESULTS), (self._pasts, PASTS)):
             while len(memory) > most:
-                memory.popitem(last=False)  # type: ignore[attr-defined]
+                memory.popitem(last=False)
         return result
 
 

@@ -198,14 +198,13 @@ class SDClipModel(nn.Module):
         flat_places = [row * length + column for row, column in vector_places]
         padded = [token for row in ids for token in row + [pad] * (length - len(row))]
         numbers = torch.tensor(padded + pooled_at + flat_places).to(device)
-        counts = [len(padded), len(pooled_at), len(flat_places)]
-        tokens, pooled, columns = numbers.split(counts)
-        embeds: Tensor = table(tokens).to(self.compute_dtype)
+        ids_end, pooled_end = len(padded), len(padded) + len(pooled_at)
+        embeds: Tensor = table(numbers[:ids_end]).to(self.compute_dtype)
         if vectors:
             stacked = torch.stack([one.to("cpu", self.compute_dtype) for one in vectors])
-            embeds = embeds.index_copy(0, columns, stacked.to(device))
+            embeds = embeds.index_copy(0, numbers[pooled_end:], stacked.to(device))
         embeds = embeds.view(len(chunks), length, width)
-        return self.transformer.text_model.with_positions(embeds), pooled
+        return self.transformer.text_model.with_positions(embeds), numbers[ids_end:pooled_end]
 
     def forward(self, tokens: Sequence[Sequence[Entry]]) -> tuple[Tensor, Tensor]:
         """Encode chunks of token ids and vectors, weights aside.
