@@ -7,6 +7,7 @@ and all their links too, bypassed nodes hand an input on, subgraphs unfold.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from .errors import BrokenWorkflowError
@@ -47,12 +48,22 @@ def convert_ui_workflow(
     return converter.convert(), tuple(converter.notes)
 
 
+@dataclass(frozen=True)
+class _Pushed:
+    """The value of a primitive, which the editor writes into the widgets linked to it. That ends
+    at the border of a subgraph: it never reaches the widget behind a subgraph's input."""
+
+    value: Any
+    label: str
+    scope: Scope
+
+
 class _Converter:
     def __init__(self, document: UiDocument, classes: NodeClasses) -> None:
         self.document = document
         self.classes = classes
         self.notes: list[str] = []
-        self.resolved: dict[tuple[Scope, str, int, str], Link | Value | None] = {}
+        self.resolved: dict[tuple[Scope, str, int, str], Link | Value | _Pushed | None] = {}
 
     def convert(self) -> dict[str, Any]:
         prompt = {}
@@ -103,11 +114,12 @@ class _Converter:
     def _resolve(self, scope: Scope, node: UiNode, entry: UiInput) -> Link | Value | None:
         """The node that feeds an input, or the value that another place of the canvas holds for
         it; None if nothing does."""
+        start = scope
         link = self._link(scope, node, entry)
         wanted = entry.type
         path: list[tuple[Scope, str, int, str]] = []
         seen = set()
-        found: Link | Value | None = None
+        found: Link | Value | _Pushed | None = None
         while link is not None:
             key = (scope, link.origin_id, link.origin_slot, wanted)
             if key in self.resolved:
@@ -127,11 +139,19 @@ class _Converter:
             scope, link, wanted = step
         for key in path:
             self.resolved[key] = found
-        return found
+        if not isinstance(found, _Pushed):
+            return found
+        if found.scope is start:
+            return Value(found.value)
+        self.notes.append(
+            f"{start.prefix}{node.id} ({node.title or node.type}): input '{entry.name}' keeps its "
+            f"own value; {found.label} does not reach into the subgraph, as in the editor"
+        )
+        return None
 
     def _step(
         self, scope: Scope, link: UiLink, wanted: str
-    ) -> Link | Value | tuple[Scope, UiLink | None, str] | None:
+    ) -> Link | Value | _Pushed | tuple[Scope, UiLink | None, str] | None:
         """One step up from a link: the end, or the link that stands behind it."""
         if link.origin_id == INPUT_NODE and scope.parent is not None:
             return self._leave_subgraph(scope, link.origin_slot)
@@ -157,7 +177,7 @@ class _Converter:
         if node.type == REROUTE and node.inputs:
             return scope, self._link(scope, node, node.inputs[0]), wanted
         if node.type == PRIMITIVE:
-            return _primitive_value(node)
+            return _primitive_value(node, scope)
         return None
 
     def _leave_subgraph(
@@ -222,12 +242,12 @@ class _Converter:
         return sockets + [entry for entry in node.inputs if entry.name not in names]
 
 
-def _primitive_value(node: UiNode) -> Value | None:
+def _primitive_value(node: UiNode, scope: Scope) -> _Pushed | None:
     named = node.named_values or {}
     if "value" in named:
-        return Value(named["value"])
+        return _Pushed(named["value"], node.label, scope)
     if isinstance(node.values, list) and node.values:
-        return Value(node.values[0])
+        return _Pushed(node.values[0], node.label, scope)
     return None
 
 

@@ -153,11 +153,23 @@ def test_proxy_without_an_input_changes_the_inner_node():
     assert (found["text"], found["strength"]) == ("host", 0.5)
 
 
-def test_primitive_outside_fills_a_promoted_widget():
+def test_primitive_does_not_reach_into_a_subgraph():
+    """In the editor (1.27 to 1.58) the inner widget's own value is used, whatever is seen."""
     canvas = outside("clip:CLIP text!:STRING", ["host"])
     canvas.add(2, "PrimitiveNode", ["primitive", "fixed"], outputs="S:STRING")
     canvas.link(2, 0, 5, "text")
     canvas.define("sub", inside(text=1), inputs="clip:CLIP text:STRING", outputs="C:COND")
+    prompt, notes = convert_ui_workflow(canvas.document(), CLASSES)
+    assert prompt["5:7"]["inputs"]["text"] == "inner"
+    assert notes[0].startswith("5:7 (Encode): input 'text' keeps its own value")
+
+
+def test_primitive_inside_fills_a_widget_inside():
+    inner = inside()
+    inner.add(2, "PrimitiveNode", ["primitive", "fixed"], outputs="S:STRING")
+    inner.link(2, 0, 7, "text")
+    canvas = outside()
+    canvas.define("sub", inner, inputs="clip:CLIP", outputs="C:COND")
     assert inputs(canvas)["5:7"]["text"] == "primitive"
 
 
