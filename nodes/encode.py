@@ -97,7 +97,7 @@ class EncodeSD2Text:
                         "min": 0,
                         "max": 10000,
                         "tooltip": "The sampler's steps, for A1111's [a:b:5] and [a|b]; "
-                        "0 = not known, they are counted on 20.",
+                        "0 = not known: 20 are assumed.",
                     },
                 ),
                 "chunk_split": (

@@ -76,8 +76,8 @@ class LoadSD2CLIP:
                     DTYPES,
                     {
                         "default": "auto",
-                        "tooltip": "How the weights are stored. auto lets ComfyUI decide; without "
-                        "ComfyUI it is fp16 on a GPU and fp32 on a CPU.",
+                        "tooltip": "How the weights are kept in memory. auto lets ComfyUI decide; "
+                        "without ComfyUI it is fp16 on a GPU and fp32 on a CPU.",
                     },
                 ),
             },
