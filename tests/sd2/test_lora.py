@@ -57,9 +57,7 @@ def kohya(module: str = "mlp_fc1", layer: int = 3) -> str:
 @pytest.mark.parametrize(("name", "up", "down"), NAMINGS.values(), ids=NAMINGS)
 def test_naming_is_understood(tmp_path: Path, name: str, up: str, down: str) -> None:
     tensors = pair()
-    lora = read_lora(
-        write(tmp_path, {name + up: tensors[0], name + down: tensors[1]}), SHAPES
-    )
+    lora = read_lora(write(tmp_path, {name + up: tensors[0], name + down: tensors[1]}), SHAPES)
     assert list(lora.changes) == [f"{TEXT_MODEL}.encoder.layers.3.mlp.fc1.weight"]
     change = next(iter(lora.changes.values()))
     assert torch.equal(change.up, tensors[0])
