@@ -11,14 +11,20 @@ import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import host
 from .host.folders import CLIP_KINDS, list_models, resolve_model, weight_files
 from .sd2.errors import SD2ClipError
 
+if TYPE_CHECKING:
+    from .sd2.tokenized_text import TokenizedText
+
 LONGEST_TEXT = 100_000
 """Characters that are tokenized for a display; encoding itself has no such limit."""
+
+MOST_PARTS = 12
+"""Parts of a text that are shown; prompt editing can make thousands."""
 
 MOST_ALTERNATIVES = 3
 SEARCH_SECONDS = 1.0
@@ -28,7 +34,12 @@ EMBEDDING_SUFFIXES = (".safetensors", ".pt", ".bin", ".png")
 
 
 def tokenize(given: dict[str, Any]) -> dict[str, Any]:
-    """POST /sd2_clip/tokenize ``{"text"}``: the tokens, without any model loaded."""
+    """POST /sd2_clip/tokenize ``{"text", "syntax"?, "steps"?, "chunk_split"?}``.
+
+    The tokens, without any model loaded: a list of ``parts``, which is one except where A1111's
+    prompt editing makes more.
+    """
+    from .sd2.reading import read
     from .sd2.sd2_tokenizer import SD2Tokenizer
 
     text = given.get("text")
@@ -36,8 +47,32 @@ def tokenize(given: dict[str, Any]) -> dict[str, Any]:
         return {"error": "'text' is missing."}
     if len(text) > LONGEST_TEXT:
         return {"error": f"The text has {len(text):,} characters; that is too long to show."}
+    steps = given.get("steps", 0)
+    if not isinstance(steps, int):
+        return {"error": f"'steps' is no whole number: {steps!r}."}
     folders = [str(folder) for folder in host.current().model_folders("embeddings")]
-    tokens = SD2Tokenizer(embedding_directory=folders).tokenize(text)
+    try:
+        found = read(
+            SD2Tokenizer(embedding_directory=folders).clip_h,
+            text,
+            syntax=str(given.get("syntax", "comfy")),
+            steps=steps,
+            chunk_split=str(given.get("chunk_split", "tokens")),
+        )
+    except SD2ClipError as error:
+        return {"error": str(error)}
+    return {
+        "parts": [
+            {"when": "" if found.is_plain else part.when(), **_as_json(part.tokens)}
+            for part in found.parts[:MOST_PARTS]
+        ],
+        "part_count": len(found.parts),
+        "warnings": list(found.warnings),
+        "obstacle": found.obstacle,
+    }
+
+
+def _as_json(tokens: TokenizedText) -> dict[str, Any]:
     return {
         "rows": [row for row in tokens.rows() if row["word"]],
         "token_count": tokens.token_count,

@@ -5,8 +5,11 @@ import { element, fill } from "./dom.js";
 
 /** @typedef {(key: string, values?: Record<string, string | number>) => string} Say */
 
-/** @param {{say: Say, changed: () => void}} options */
-export function createRunNotice({ say, changed }) {
+/**
+ * @param {{say: Say, changed: () => void, isKnown: (line: string) => boolean}} options
+ *   `isKnown` tells whether a line of an error stands elsewhere on the node
+ */
+export function createRunNotice({ say, changed, isKnown }) {
   const root = element("div", "sd2c-notice");
   root.hidden = true;
 
@@ -30,10 +33,16 @@ export function createRunNotice({ say, changed }) {
       show(
         [
           element("b", "sd2c-bad", say(heading)),
-          ...lines.map((line) => element("div", "", line)),
+          ...lines.filter((line) => !isKnown(line)).map((line) => element("div", "", line)),
         ],
         true,
       ),
+    /** To call when `isKnown` may have changed its answer. */
+    hideKnown() {
+      for (const line of root.querySelectorAll("div")) {
+        if (isKnown(line.textContent ?? "")) line.remove();
+      }
+    },
   };
 }
 

@@ -88,23 +88,37 @@ function loaderWidgets(node) {
   };
 }
 
+/** What the tokens of a text node depend on; not every text node has every widget.
+ * @param {any} node */
+function promptOf(node) {
+  const names = ["text", "syntax", "steps", "chunk_split"];
+  const known = names.filter((name) => widgetOf(node, name) && !isLinked(node, name));
+  return /** @type {import("./server.js").Prompt} */ (
+    Object.fromEntries(known.map((name) => [name, widgetOf(node, name).value]))
+  );
+}
+
 /** @param {any} node */
 function equip(node) {
   const parts = [];
   let changed = () => {};
+  /** @type {ReturnType<typeof createFileCard> | undefined} */
+  let card;
   const options = { say, changed: () => changed() };
-  const notice = createRunNotice(options);
+  // The reason that the card gives already is not told twice, whichever comes first.
+  const notice = createRunNotice({ ...options, isKnown: (line) => card?.says(line) ?? false });
   /** @type {(() => void)[]} */
   const refreshers = [];
   /** @type {(() => void)[]} */
   const stoppers = [];
 
-  /** @type {ReturnType<typeof createFileCard> | undefined} */
-  let card;
-
   if (node.comfyClass === LOADER) {
     const shown = (card = createFileCard({
-      ...options,
+      say,
+      changed: () => {
+        notice.hideKnown();
+        changed();
+      },
       choose: (name) => {
         const widget = widgetOf(node, "clip_name");
         widget.value = name;
@@ -129,7 +143,7 @@ function equip(node) {
       meter.root.hidden = !isOn(METER);
       if (meter.root.hidden) return meter.stop();
       if (isLinked(node, "text")) meter.showLinked();
-      else meter.update(String(text?.value ?? ""));
+      else meter.update(promptOf(node));
       showLayer(node, meter);
     });
     follow(text, "callback", () => {
@@ -212,10 +226,7 @@ function lookForRefusal() {
     const panel = panelOf(id);
     const lines = refusalLines(errors);
     if (!panel || !lines.length) continue;
-    panel.notice.showError(
-      "refused",
-      lines.filter((line) => !panel.card?.says(line)),
-    );
+    panel.notice.showError("refused", lines);
   }
 }
 
@@ -252,8 +263,7 @@ app.registerExtension({
     });
     api.addEventListener("execution_error", (/** @type {any} */ { detail }) => {
       const message = detail.exception_message.trim();
-      const panel = panelOf(detail.node_id);
-      panel?.notice.showError("failed", panel.card?.says(message) ? [] : [message]);
+      panelOf(detail.node_id)?.notice.showError("failed", [message]);
     });
     setInterval(lookForRefusal, 500);
   },

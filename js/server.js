@@ -12,14 +12,15 @@ async function ask(path, options) {
 }
 
 /**
- * @param {string} text
+ * @typedef {{text: string, syntax?: string, steps?: number, chunk_split?: string}} Prompt
+ * @param {Prompt} prompt
  * @param {AbortSignal} signal
  */
-export function askTokens(text, signal) {
+export function askTokens(prompt, signal) {
   return ask("/sd2_clip/tokenize", {
     method: "POST",
     headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ text }),
+    body: JSON.stringify(prompt),
     signal,
   });
 }

@@ -4,12 +4,22 @@
 import { element, fill } from "./dom.js";
 import { latest } from "./latest.js";
 import { askTokens } from "./server.js";
-import { capacityOf, chunksOf, countsOf, weightColour, weightText } from "./token_view.js";
+import {
+  capacityOf,
+  chunksOf,
+  countsOf,
+  largestPart,
+  weightColour,
+  weightText,
+} from "./token_view.js";
 
 /** @typedef {import("./token_view.js").Tokens} Tokens */
+/** @typedef {import("./token_view.js").Answer} Answer */
+/** @typedef {import("./server.js").Prompt} Prompt */
 /** @typedef {(key: string, values?: Record<string, string | number>) => string} Say */
 
 const PAUSE = 180;
+const MOST_NOTES = 4;
 
 /**
  * @param {{say: Say, changed: () => void}} options `changed` is called when the height may be new
@@ -26,32 +36,34 @@ export function createTokenMeter({ say, changed }) {
   /** @type {string | null} */
   let shown = null;
 
-  const asking = latest(PAUSE, async (/** @type {string} */ text, signal) => {
-    let tokens;
+  const asking = latest(PAUSE, async (/** @type {Prompt} */ prompt, signal) => {
+    let answer;
     try {
-      tokens = await askTokens(text, signal);
+      answer = await askTokens(prompt, signal);
     } catch (error) {
       if (signal.aborted) throw error;
-      tokens = { error: say("unreachable") };
+      answer = { error: say("unreachable") };
     }
-    if (!signal.aborted) show(tokens, text);
+    if (signal.aborted) return;
+    root.classList.remove("sd2c-stale");
+    if (answer.error) {
+      shown = null; // asked again at the next occasion
+      show([], [], [], [element("div", "sd2c-bad", answer.error)]);
+    } else {
+      shown = JSON.stringify(prompt);
+      const part = largestPart(answer.parts);
+      const barParts = countsOf(part).perChunk.map((count) => bar(count, capacityOf(part)));
+      show(countParts(answer, say), barParts, partsOf(answer, say), noteParts(answer, say));
+    }
   });
 
-  /** @param {Tokens & {error?: string}} tokens @param {string} text */
-  function show(tokens, text) {
-    root.classList.remove("sd2c-stale");
-    if (tokens.error) {
-      fill(counts, []);
-      fill(bars, []);
-      fill(chips, []);
-      fill(notes, [element("div", "sd2c-bad", tokens.error)]);
-    } else {
-      shown = text;
-      fill(counts, countParts(tokens, say));
-      fill(bars, countsOf(tokens).perChunk.map((count) => bar(count, capacityOf(tokens))));
-      fill(chips, tokens.rows.length ? chunkParts(tokens, say) : [hint(say("empty"))]);
-      fill(notes, noteParts(tokens, say));
-    }
+  /** @typedef {(Node | string)[]} Content */
+  /** @param {Content} head @param {Content} fills @param {Content} tokens @param {Content} told */
+  function show(head, fills, tokens, told) {
+    fill(counts, head);
+    fill(bars, fills);
+    fill(chips, tokens);
+    fill(notes, told);
     changed();
   }
 
@@ -61,26 +73,22 @@ export function createTokenMeter({ say, changed }) {
     bars,
     chips,
     notes,
-    /** Show the tokens of a text soon. @param {string} text */
-    update(text) {
-      if (text === shown) {
+    /** Show the tokens of a text soon. @param {Prompt} prompt */
+    update(prompt) {
+      if (JSON.stringify(prompt) === shown) {
         asking.cancel();
         root.classList.remove("sd2c-stale");
         return;
       }
       root.classList.add("sd2c-stale");
-      asking.schedule(text);
+      asking.schedule(prompt);
     },
     /** The text is not known before the run. */
     showLinked() {
       asking.cancel();
       shown = null;
       root.classList.remove("sd2c-stale");
-      fill(counts, []);
-      fill(bars, []);
-      fill(chips, [hint(say("linked"))]);
-      fill(notes, []);
-      changed();
+      show([], [], [hint(say("linked"))], []);
     },
     /** @param {string} text @param {boolean} bad */
     setLayer(text, bad) {
@@ -97,8 +105,9 @@ function hint(text) {
   return element("span", "sd2c-hint", text);
 }
 
-/** @param {Tokens} tokens @param {Say} say */
-function countParts(tokens, say) {
+/** @param {Answer} answer @param {Say} say */
+function countParts(answer, say) {
+  const tokens = largestPart(answer.parts);
   const { last, capacity } = countsOf(tokens);
   const total = say(tokens.token_count === 1 ? "token" : "tokens", { n: tokens.token_count });
   const chunks = say(tokens.chunk_count === 1 ? "chunk" : "chunks", { n: tokens.chunk_count });
@@ -107,6 +116,7 @@ function countParts(tokens, say) {
     element("b", "", tokens.chunk_count === 1 ? filled : total),
     ` · ${chunks}`,
     tokens.chunk_count === 1 ? "" : ` · ${filled}`,
+    answer.part_count === 1 ? "" : ` · ${say("parts", { n: answer.part_count })}`,
   ];
 }
 
@@ -115,6 +125,15 @@ function bar(count, capacity) {
   const inner = element("i");
   inner.style.width = `${(100 * count) / capacity}%`;
   return element("div", count === capacity ? "sd2c-bar sd2c-full" : "sd2c-bar", [inner]);
+}
+
+/** @param {Answer} answer @param {Say} say */
+function partsOf(answer, say) {
+  const found = answer.parts.flatMap((part) => [
+    ...(part.when ? [element("div", "sd2c-border sd2c-when", part.when)] : []),
+    ...chunkParts(part, say),
+  ]);
+  return found.length ? found : [hint(say("empty"))];
 }
 
 /** @param {Tokens} tokens @param {Say} say */
@@ -155,22 +174,29 @@ function chipPart(chip, say) {
   return part;
 }
 
-/** @param {Tokens} tokens @param {Say} say */
-function noteParts(tokens, say) {
-  const { spilled } = countsOf(tokens);
-  const notes = [];
-  if (spilled > 0) {
-    const key = spilled === 1 ? "spillOne" : "spill";
-    notes.push(element("div", "", say(key, { n: spilled, number: 2 })));
+/** @param {Answer} answer @param {Say} say */
+function noteParts(answer, say) {
+  /** @type {Map<string, string>} text to class: parts repeat each other's notes */
+  const told = new Map();
+  if (answer.obstacle) told.set(answer.obstacle, "sd2c-bad");
+  for (const tokens of answer.parts) {
+    const { spilled } = countsOf(tokens);
+    if (spilled > 0) {
+      told.set(say(spilled === 1 ? "spillOne" : "spill", { n: spilled, number: 2 }), "");
+    }
+    if (tokens.cut_words.length) {
+      told.set(say("cut", { words: tokens.cut_words.slice(0, 3).join(", ") }), "");
+    }
+    for (const { name, reason } of tokens.ignored) {
+      told.set(say("notFound", { name, reason }), "sd2c-bad");
+    }
+    for (const warning of tokens.warnings) told.set(warning, "");
   }
-  if (tokens.cut_words.length) {
-    notes.push(element("div", "", say("cut", { words: tokens.cut_words.slice(0, 3).join(", ") })));
+  for (const warning of answer.warnings) told.set(warning, "");
+  const notes = [...told].map(([text, className]) => element("div", className, text));
+  const more = notes.length - MOST_NOTES;
+  if (more > 0) {
+    notes.splice(MOST_NOTES, more, element("div", "", say("moreMessages", { n: more })));
   }
-  for (const { name, reason } of tokens.ignored) {
-    notes.push(element("div", "sd2c-bad", say("notFound", { name, reason })));
-  }
-  for (const warning of tokens.warnings) notes.push(element("div", "", warning));
-  const more = notes.length - 4;
-  if (more > 0) notes.splice(4, more, element("div", "", say("moreMessages", { n: more })));
   return notes;
 }

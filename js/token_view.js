@@ -6,7 +6,9 @@
  *   kind: string, ends_word: boolean}} Row
  * @typedef {{rows: Row[], token_count: number, chunk_count: number, chunk_length: number,
  *   cut_words: string[], embeddings: {name: string, vectors: number}[],
- *   ignored: {name: string, reason: string}[], warnings: string[]}} Tokens
+ *   ignored: {name: string, reason: string}[], warnings: string[], when?: string}} Tokens
+ * @typedef {{parts: Tokens[], part_count: number, warnings: string[],
+ *   obstacle: string | null}} Answer what /sd2_clip/tokenize says; one part, mostly
  * @typedef {{text: string, weight: number, kind: string, ids: (number | null)[],
  *   joinsNext: boolean, endsRun: boolean}} Chip
  * @typedef {{number: number, count: number, chips: Chip[]}} Chunk
@@ -124,6 +126,14 @@ export function absoluteLayer(stop, loader) {
 }
 
 export { LAYERS };
+
+/**
+ * The part that fills most, which the counts are about.
+ * @param {Tokens[]} parts
+ */
+export function largestPart(parts) {
+  return parts.reduce((most, part) => (part.token_count > most.token_count ? part : most));
+}
 
 /** A size in bytes as people write it. @param {number} bytes */
 export function sizeText(bytes) {

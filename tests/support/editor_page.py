@@ -77,7 +77,8 @@ class EditorPage:
         self.page.wait_for_function(
             "(count) => app.graph.nodes.length === count", arg=len(workflow["nodes"])
         )
-        self.page.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+        if workflow["nodes"]:
+            self.page.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
 
     def shoot(self, what: str) -> None:
         self.page.screenshot(path=self._shots / f"{self.name}-{what}.png")
@@ -145,7 +146,7 @@ class EditorPage:
         box.fill(text)
         self.page.get_by_role("option").filter(has_text=expected).first.wait_for()
         box.press("Enter")
-        box.wait_for(state="hidden")
+        expect(self.page.get_by_role("option")).to_have_count(0)
         self.page.wait_for_function("(before) => app.graph.nodes.length === before + 1", arg=before)
         # Newer frontends let the node hang on the pointer until a click.
         self.page.mouse.move(*place)
