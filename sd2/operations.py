@@ -82,4 +82,10 @@ class LayerNorm(nn.LayerNorm):
         return F.layer_norm(input, self.normalized_shape, weight, bias, self.eps)
 
 
-Embedding = nn.Embedding
+class Embedding(nn.Embedding):
+    """A table that gets its numbers from a file."""
+
+    def reset_parameters(self) -> None:
+        # torch would import its compiler, for a second and more, to do nothing on meta.
+        if not self.weight.is_meta:
+            super().reset_parameters()

@@ -78,3 +78,9 @@ def test_torchs_own_switch_for_onednn_is_obeyed(linear, fused_calls, monkeypatch
 def test_a_product_that_computes_wrongly_is_not_used(monkeypatch):
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda *_: torch.zeros(3, 4))
     assert operations.onednn_linear.__wrapped__() is None
+
+
+def test_a_table_laid_out_for_a_file_is_not_initialised(monkeypatch):
+    # On meta that would import torch's compiler: more than a second of every start.
+    monkeypatch.setattr(torch.nn.init, "normal_", None)
+    operations.Embedding(10, 4, device="meta")
