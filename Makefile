@@ -6,13 +6,19 @@ PYTHON ?= python3
 TORCH := torch==2.13.0
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-oracles lint bench clean
 
 demo: .venv/demo/ready
 	.venv/demo/bin/sd2-clip demo --output demo $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
 
+# The real frontend in a browser: .ci/browser. Heavy peers: make test-oracles.
 test: .venv/test/ready lint
-	.venv/test/bin/python -m pytest
+	.venv/test/bin/python -m pytest -m "not browser and not oracle"
+
+# open_clip brings torchvision, which must fit torch: PyPI's fits the pinned one.
+test-oracles: .venv/test/ready
+	.venv/test/bin/python $(PIP) open_clip_torch "$(TORCH)"
+	.venv/test/bin/python -m pytest -m oracle
 
 lint: .venv/test/ready
 	.venv/test/bin/ruff check .
@@ -30,7 +36,7 @@ lint: .venv/test/ready
 .venv/test/ready: pyproject.toml
 	$(PYTHON) -m venv .venv/test
 	.venv/test/bin/python $(PIP) "pip>=25.1" "$(TORCH)"
-	.venv/test/bin/python $(PIP) --group test --editable .
+	.venv/test/bin/python $(PIP) --group test --editable ".[editor]"
 	touch $@
 
 clean:
