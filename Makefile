@@ -27,6 +27,11 @@ lint: .venv/test/ready
 	mkdir -p build/mypy && ln -sfn "$(CURDIR)" build/mypy/sd2_clip
 	cd build/mypy && MYPYPATH=. "$(CURDIR)/.venv/test/bin/mypy" --config-file "$(CURDIR)/pyproject.toml" -p sd2_clip
 
+# COMFYUI_DIR=folder COMFYUI_PYTHON=python that runs it: compares with ComfyUI too.
+bench: .venv/test/ready
+	.venv/test/bin/python -m benchmarks $(BENCH)
+	.venv/test/bin/python -m benchmarks.graph
+
 .venv/demo/ready: pyproject.toml
 	$(PYTHON) -m venv .venv/demo
 	.venv/demo/bin/python $(PIP) "$(TORCH)"

@@ -1,0 +1,196 @@
+"""Encoding on the CPU, beside transformers and beside the bare matrix products.
+
+python -m benchmarks.encoding CHECKPOINT [--rounds N]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any
+
+import torch
+from sd2_clip.loading import load_clip
+from sd2_clip.sd2.operations import onednn_linear
+
+from .measure import Row, absolute, milliseconds, paired, ratio, to_json
+
+LAYERS = 23
+Chunk = list[int]
+
+
+def chunk(first: int, length: int = 70) -> Chunk:
+    """A prompt of *length* tokens; another *first* makes another prompt from its first token on."""
+    return [49406, *range(first, first + length), 49407] + [0] * (75 - length)
+
+
+def fresh_chunks() -> Iterator[Chunk]:
+    return (chunk(300 + 7 * number % 40000) for number in count())
+
+
+def transformers_encoder(clip: Any) -> Callable[[torch.Tensor], object]:
+    """CLIPTextModel as diffusers has it for SD2: 23 layers, on our weights."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    weights = {
+        name.removeprefix("clip_h.transformer."): tensor
+        for name, tensor in clip.cond_stage_model.state_dict().items()
+        if ".transformer.text_model." in name and f".layers.{LAYERS}." not in name
+    }
+    config = CLIPTextConfig(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=16,
+        hidden_act="gelu",
+        vocab_size=49408,
+    )
+    with torch.device("meta"):
+        model = CLIPTextModel(config).train(False).requires_grad_(False)
+    wanted = set(model.state_dict())
+    if not any(name in wanted for name in weights):  # transformers 5 dropped the prefix
+        weights = {name.removeprefix("text_model."): tensor for name, tensor in weights.items()}
+    missing, unexpected = model.load_state_dict(weights, strict=False, assign=True)
+    assert not [name for name in (*missing, *unexpected) if "position_ids" not in name]
+    for module in model.modules():
+        if "position_ids" in module._buffers:
+            module.position_ids = torch.arange(77)[None]
+    return lambda ids: model(input_ids=ids).last_hidden_state
+
+
+def bare_products(clip: Any, rows: int, *, packed: bool) -> Callable[[], None]:
+    """All products of one encode of *rows* places, and nothing else."""
+    product = onednn_linear()
+    x = {width: torch.randn(rows, width) for width in (1024, 4096)}
+    works = []
+    for layer in clip.cond_stage_model.clip_h.transformer.text_model.encoder.layers[:LAYERS]:
+        for module in layer.modules():
+            if isinstance(module, torch.nn.Linear):
+                weight = module.weight
+                if packed:
+                    weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+                works.append((x[module.in_features], weight, module.bias))
+
+    def run() -> None:
+        for one, weight, bias in works:
+            if product is None:
+                torch.nn.functional.linear(one, weight, bias)
+            else:
+                product(one, weight, bias, "none", [], "")
+
+    return run
+
+
+def speed_rows(clip: Any, batch: int, rounds: int) -> list[Row]:
+    encoder = clip.cond_stage_model.clip_h
+    recall, encoder.recall = encoder.recall, None
+    chunks = [chunk(300 + 100 * number) for number in range(batch)]
+    ids = torch.tensor(chunks)
+    peer = transformers_encoder(clip)
+    expected, found = peer(ids), encoder.encode_chunks(chunks, 0)[0]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    works: dict[str, Callable[[], object]] = {
+        "transformers": lambda: peer(ids),
+        "ours": lambda: encoder.encode_chunks(chunks, 0),
+        "products": bare_products(clip, 77 * batch, packed=False),
+    }
+    if onednn_linear() is not None:
+        works["packed products"] = bare_products(clip, 77 * batch, packed=True)
+    times = paired(works, rounds)
+    encoder.recall = recall
+    best = min(
+        (name for name in works if "products" in name), key=lambda n: ratio(times, n, "ours")
+    )
+    name = "one prompt" if batch == 1 else f"batch of {batch}"
+    limits = (0.65, 0.85) if batch == 1 else (0.9, 0.9)
+    note = absolute(times)
+    return [
+        Row(f"{name} / transformers (sdpa)", ratio(times, "ours", "transformers"), "×", limits[0],
+            note=note),
+        Row(f"{name}: rate / that of the bare products", ratio(times, best, "ours"), "×", limits[1],
+            at_least=True, note=f"best kernel: {best}"),
+    ]  # fmt: skip
+
+
+def handle_rows(clip: Any, rounds: int) -> list[Row]:
+    """What a user of the handle meets: weights, repeats, edits, pooled or not."""
+    new = fresh_chunks()
+
+    def encode(tokens: Chunk, weight: float = 1.0, *, pooled: bool = True) -> object:
+        pairs = [(token, weight if 0 < token < 49406 else 1.0) for token in tokens]
+        return clip.encode_from_tokens({"h": [pairs]}, return_pooled=pooled)
+
+    same = next(new)
+    edit_base = chunk(20000)
+    edits = count(1)
+
+    def edited() -> object:
+        tokens = list(edit_base)
+        tokens[48] = 1000 + next(edits)  # the first place of the last third of 70 tokens
+        return encode(tokens)
+
+    encode(next(new), 1.2)
+    encode(edit_base)
+    works: dict[str, Callable[[], object]] = {
+        "plain": lambda: encode(next(new)),
+        "weighted": lambda: encode(next(new), 1.2),
+        "edited": edited,
+        "same again": lambda: encode(same),
+        "without pooled": lambda: encode(next(new), pooled=False),
+    }
+    encode(same)
+    times = paired(works, rounds)
+    note = absolute(times)
+    return [
+        Row("weighted / plain prompt", ratio(times, "weighted", "plain"), "×", 1.05, note=note),
+        Row("the same prompt again", milliseconds(times, "same again"), "ms", 1.0),
+        Row("edit in the last third / new prompt", ratio(times, "edited", "plain"), "×", 0.5),
+        Row("without pooled / with it", ratio(times, "without pooled", "plain"), "×",
+            note="the last block costs keys and values of all places and one row"),
+    ]  # fmt: skip
+
+
+def dtype_rows(clip: Any, checkpoint: str, rounds: int) -> list[Row]:
+    """Storage in half precision, computing in float32."""
+
+    def size(handle: Any) -> int:
+        return sum(p.numel() * p.element_size() for p in handle.cond_stage_model.parameters())
+
+    rows = []
+    tokens = [chunk(300)]
+    for dtype in ("fp16", "bf16"):
+        half = load_clip(checkpoint, device="cpu", dtype=dtype)
+        encoders = {"fp32": clip.cond_stage_model.clip_h, dtype: half.cond_stage_model.clip_h}
+        for encoder in encoders.values():
+            encoder.recall = None
+        works = {
+            name: lambda encoder=encoder: encoder.encode_chunks(tokens, 0)
+            for name, encoder in encoders.items()
+        }
+        times = paired(works, rounds)  # type: ignore[arg-type]
+        rows += [
+            Row(f"{dtype} storage: memory / fp32", size(half) / size(clip), "×", 0.55),
+            Row(
+                f"{dtype} storage: time / fp32", ratio(times, dtype, "fp32"), "×", note="the price"
+            ),
+        ]
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint")
+    parser.add_argument("--rounds", type=int, default=9)
+    arguments = parser.parse_args()
+    with torch.no_grad():
+        clip = load_clip(arguments.checkpoint, device="cpu", dtype="fp32")
+        rows = speed_rows(clip, 1, arguments.rounds)
+        rows += handle_rows(clip, arguments.rounds)
+        rows += speed_rows(clip, 8, max(3, arguments.rounds // 3))
+        rows += dtype_rows(clip, arguments.checkpoint, arguments.rounds)
+    print(to_json(rows))
+
+
+if __name__ == "__main__":
+    main()

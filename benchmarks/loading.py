@@ -1,0 +1,211 @@
+"""Loading from whole checkpoints of 5.2 GB: time, peak memory, sharing between processes.
+
+    python -m benchmarks.loading CHECKPOINT.safetensors CHECKPOINT.ckpt [--rounds N]
+
+Each measurement is a process of its own; files are read once before, so that they are in the page
+cache. A mapped weight is read when it is touched, so "load" here includes touching all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from .measure import Row, to_json
+
+Result = dict[str, float]
+
+
+def memory(field: str, file: str = "status") -> float:
+    """MB of this process, from /proc."""
+    for line in Path(f"/proc/self/{file}").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) / 1000
+    raise LookupError(field)
+
+
+def text_tensors(path: str) -> dict[str, Any]:
+    from sd2_clip.sd2.checkpoint import open_checkpoint
+    from sd2_clip.sd2.detect import detect
+
+    checkpoint = open_checkpoint(path)
+    return {name: checkpoint.places[name] for name in set(detect(checkpoint).names.values())}
+
+
+def read_bytes(path: str) -> Result:
+    """Reading the bytes of the text tensors into memory, one after another."""
+    from sd2_clip.sd2.storage import _data_start  # a zip's entries begin where their header says
+
+    places = text_tensors(path).values()
+    with open(path, "rb", buffering=0) as file:
+        blocks = sorted({(_data_start(file, p.block), p.block.size) for p in places})  # type: ignore[arg-type]
+        buffers = [bytearray(size) for _, size in blocks]
+        started = time.perf_counter()
+        for (start, size), buffer in zip(blocks, buffers, strict=True):
+            file.seek(start)
+            view = memoryview(buffer)
+            done = 0
+            while done < size:
+                done += file.readinto(view[done:])
+    return {"seconds": time.perf_counter() - started, "megabytes": sum(map(len, buffers)) / 1e6}
+
+
+def ours(path: str, dtype: str = "fp32", *, wait: bool = False) -> Result:
+    import torch
+    from sd2_clip.loading import load_clip
+    from sd2_clip.sd2.sd2_tokenizer import SD2Tokenizer
+
+    SD2Tokenizer().tokenize_with_weights("once")  # its libraries are no part of loading
+    torch.zeros(1).half()
+    before = memory("VmRSS")
+    started = time.perf_counter()
+    clip = load_clip(path, device="cpu", dtype=dtype)
+    loaded = time.perf_counter() - started
+    parameters = list(clip.cond_stage_model.parameters())
+    for parameter in parameters:
+        parameter.view(-1)[:: 1024 if parameter.element_size() == 4 else 2048].sum().item()
+    result = {
+        "seconds": time.perf_counter() - started,
+        "mapping": loaded,
+        "peak": memory("VmHWM") - before,
+        "anonymous": memory("RssAnon"),
+        "encoder": sum(p.numel() * p.element_size() for p in parameters) / 1e6,
+    }
+    if wait:  # until the others are there too
+        print("ready", flush=True)
+        sys.stdin.readline()
+        for field in ("Pss", "Rss"):
+            result[field] = memory(field, "smaps_rollup")
+    return result
+
+
+def safetensors_get(path: str) -> Result:
+    from safetensors import safe_open
+
+    names = list(text_tensors(path))
+    started = time.perf_counter()
+    with safe_open(path, "pt") as file:
+        tensors = [file.get_tensor(name).clone() for name in names]
+    return {"seconds": time.perf_counter() - started, "count": len(tensors)}
+
+
+def torch_load(path: str) -> Result:
+    import torch
+
+    before = memory("VmRSS")
+    started = time.perf_counter()
+    torch.load(path, map_location="cpu", weights_only=True)
+    return {"seconds": time.perf_counter() - started, "peak": memory("VmHWM") - before}
+
+
+WORKS = {
+    "bytes": read_bytes,
+    "ours": ours,
+    "half": lambda path: ours(path, "fp16"),
+    "waiting": lambda path: ours(path, wait=True),
+    "safe_open": safetensors_get,
+    "torch.load": torch_load,
+}
+
+
+def start(work: str, path: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "benchmarks.loading", "--only", work, path]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def run(work: str, path: str) -> Result:
+    output, _ = start(work, path).communicate()
+    result: Result = json.loads(output.splitlines()[-1])
+    return result
+
+
+def together(path: str, processes: int) -> list[Result]:
+    """*processes* that hold the encoder at the same time."""
+    running = [start("waiting", path) for _ in range(processes)]
+    for process in running:
+        assert process.stdout is not None
+        process.stdout.readline()
+    results = []
+    for process in running:  # asked in turns, while all others still hold theirs
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout is not None
+        results.append(json.loads(process.stdout.readline()))
+    for process in running:
+        process.communicate()
+    return results
+
+
+def median(results: list[Result], field: str) -> float:
+    return statistics.median(one[field] for one in results)
+
+
+def table(safetensors: str, ckpt: str | None, rounds: int) -> list[Row]:
+    works = {"bytes": safetensors, "ours": safetensors, "half": safetensors,
+             "safe_open": safetensors}  # fmt: skip
+    results: dict[str, list[Result]] = {}
+    for _ in range(rounds + 1):
+        for work, path in works.items():
+            results.setdefault(work, []).append(run(work, path))
+        if ckpt is not None:
+            results.setdefault("ckpt", []).append(run("ours", ckpt))
+    results = {name: all_rounds[1:] for name, all_rounds in results.items()}
+    raw, load = median(results["bytes"], "seconds"), median(results["ours"], "seconds")
+    size = median(results["ours"], "encoder")
+    half_size = median(results["half"], "encoder")
+    rows = [
+        Row("load 5.2 GB fp32 .safetensors / reading the text tensors' bytes", load / raw, "×", 1.3,
+            note=f"load {load:.3f} s (mapping {median(results['ours'], 'mapping'):.3f} s), "
+            f"bytes {raw:.3f} s, safe_open + copy {median(results['safe_open'], 'seconds'):.3f} s"),
+        Row("its peak memory above the baseline / encoder", median(results["ours"], "peak") / size,
+            "×", 1.1, note=f"of it anonymous: {median(results['ours'], 'anonymous'):.0f} MB with "
+            "Python and torch; the rest is page cache"),
+        Row("load the same as fp16 / reading the bytes", median(results["half"], "seconds") / raw,
+            "×"),
+        Row("its peak memory above the baseline / encoder in fp16",
+            median(results["half"], "peak") / half_size, "×", 1.1,
+            note="mapped fp32 pages that were read count too; the system may drop them"),
+    ]  # fmt: skip
+    if ckpt is None:
+        rows.append(Row("load 5.2 GB .ckpt / .safetensors", None, "×", 2, note="no .ckpt given"))
+    else:
+        peer = run("torch.load", ckpt)
+        ckpt_load = median(results["ckpt"], "seconds")
+        rows += [
+            Row("load 5.2 GB .ckpt / .safetensors", ckpt_load / load, "×", 2,
+                note=f"torch.load(weights_only): {peer['seconds']:.1f} s, {peer['peak']:.0f} MB"),
+            Row("its peak memory above the baseline / encoder",
+                median(results["ckpt"], "peak") / size, "×", 1.1),
+        ]  # fmt: skip
+    both = together(safetensors, 2)
+    note = f"each has {both[0]['Rss']:.0f} MB resident"
+    rows.append(
+        Row("two processes at once: PSS of both", sum(one["Pss"] for one in both), "MB", note=note)
+    )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("files", nargs="+")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=WORKS)
+    arguments = parser.parse_args()
+    if arguments.only:
+        print(json.dumps(WORKS[arguments.only](arguments.files[0])), flush=True)
+        if arguments.only == "waiting":
+            sys.stdin.readline()
+        return
+    safetensors, ckpt = [*arguments.files, None][:2]
+    print(to_json(table(safetensors, ckpt, arguments.rounds)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""How long the commands and the import take, each in a process of its own, and tokenizing.
+
+python -m benchmarks.startup CHECKPOINT.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+
+from .measure import Row, paired, ratio, to_json
+
+IMPORT = """
+import time, torch, transformers
+started = time.perf_counter()
+import sd2_clip
+print(time.perf_counter() - started)
+"""
+
+CAPTIONS = [
+    f"a photograph of an astronaut number {number} riding a horse on the moon, cinematic light, 4k"
+    for number in range(1000)
+]
+
+
+def command(*words: str, rounds: int = 9) -> float:
+    times = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, *words], check=True, stdout=subprocess.PIPE)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def importing(rounds: int = 5) -> float:
+    words = [sys.executable, "-c", IMPORT]
+    return 1000 * statistics.median(
+        float(subprocess.run(words, check=True, stdout=subprocess.PIPE).stdout)
+        for _ in range(rounds)
+    )
+
+
+def tokenizing() -> list[Row]:
+    from sd2_clip.sd2.sd2_tokenizer import SD2Tokenizer
+    from sd2_clip.sd2.vocabulary import clip_tokenizer
+
+    ours, one = SD2Tokenizer(), clip_tokenizer()
+    library = one._tokenizer.encode
+    works = {
+        "library": lambda: [library(text, add_special_tokens=False).ids for text in CAPTIONS],
+        "tokens": lambda: [one.encode(text) for text in CAPTIONS],
+        "chunks": lambda: [ours.tokenize_with_weights(text) for text in CAPTIONS],
+    }  # fmt: skip
+    times = paired(works, 9)  # type: ignore[arg-type]
+    return [
+        Row("tokenizing captions: speed / tokenizers alone", ratio(times, "library", "tokens"), "×",
+            0.8, at_least=True),
+        Row("the same with parsing and chunks", ratio(times, "library", "chunks"), "×",
+            note="weights, word groups, embeddings, 77 places a chunk"),
+    ]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint")
+    checkpoint = parser.parse_args().checkpoint
+    bare = command("-c", "pass")
+    note = f"bare Python: {bare:.3f} s"
+    inspecting = command("-m", "sd2_clip", "inspect", checkpoint)
+    rows = [
+        Row("sd2-clip inspect on 5.2 GB, whole process", inspecting, "s", 0.25, note=note),
+        Row("sd2-clip --help", command("-m", "sd2_clip", "--help"), "s", 0.15),
+        Row("import beside torch and transformers", importing(), "ms", 30),
+        *tokenizing(),
+    ]
+    print(to_json(rows))
+
+
+if __name__ == "__main__":
+    main()
