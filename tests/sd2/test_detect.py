@@ -18,6 +18,7 @@ from sd2_clip.sd2.config import load_config
 from sd2_clip.sd2.detect import detect
 from sd2_clip.sd2.errors import BrokenEncoderError, NotSD2Error, SD2ClipError
 from sd2_clip.sd2.examine import without_dead_parts
+from sd2_clip.sd2.towers import find_towers
 
 TINY = load_config(TINY_CONFIG)
 EVERY_CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.row}-{case.name}")
@@ -184,7 +185,7 @@ REFUSED = {
     "refiner": (shapes.sdxl_refiner(), ["SDXL refiner", "1280"]),
     "bigG": (transformers_text(BIG_G), ["bigG", "1280"]),
     "vision-only": (VISION, ["vision tower of ViT-H/14 alone", "clip_vision"]),
-    "vision-only-L": (shapes.transformers_vision(1024, 24), ["CLIP vision tower alone"]),
+    "vision-only-L": (shapes.transformers_vision(1024, 24), ["CLIP vision tower alone", "'vision_model.': a vision tower"]),
     "vit-g": (VIT_G, ["1408 wide", "another model"]),
     "convnext-xxl": (CONVNEXT, ["no plain vision transformer"]),
     "rn50x64": (RN50X64, ["RN50x64"]),
@@ -226,6 +227,11 @@ def test_other_models_are_named_with_the_reason(name):
     assert "Choose a file with the OpenCLIP ViT-H/14 text encoder" in message
     assert all(piece in message for piece in pieces), message
     assert len(message) < 1200
+
+
+def test_blocks_of_modules_with_longer_names_are_no_tower():
+    tensors = {"my_transformer.resblocks.0.ln_1.weight": TensorInfo((1024,), "F32")}
+    assert find_towers(tensors) == ()
 
 
 def test_wrong_width_is_wrong_unless_asked_for():

@@ -293,7 +293,7 @@ CASES = (
     Case("clipsave-garbage-nan", "8", lambda e, c: garbage(e, float("nan")), "ComfyUI CLIPSave", HF,
          short=True, projection=False, extras=("Layer 4 is not real",)),
     Case("clipsave-garbage-zero", "8", lambda e, c: garbage(e, 0.0), "ComfyUI CLIPSave", HF,
-         short=True, projection=False, extras=("Layer 4 is not real",)),
+         short=True, projection=False, extras=("Layer 4 is not real: its layer norms are all",)),
     Case("clipsave-garbage-denormal", "8", lambda e, c: garbage(e, 1e-41), "ComfyUI CLIPSave", HF,
          short=True, projection=False, extras=("Layer 4 is not real",)),
     Case("clipsave-garbage-fp16", "8", lambda e, c: garbage(e, float("inf")), "ComfyUI CLIPSave",
