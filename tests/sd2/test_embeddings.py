@@ -151,6 +151,11 @@ def test_three_sd2_vectors_are_not_four_of_sd1(tmp_path: Path) -> None:
     assert found.vectors.shape == (3, 1024)
 
 
+def test_only_the_first_of_several_a1111_vectors_counts(tmp_path: Path) -> None:
+    torch.save({"string_to_param": {"*": ROWS, "+": ROWS + 1}}, tmp_path / "e.pt")
+    assert torch.equal(vectors(tmp_path), ROWS)
+
+
 def test_vectors_with_nan_are_left_out(tmp_path: Path) -> None:
     rows = ROWS.clone()
     rows[1, 2] = float("nan")
@@ -159,6 +164,10 @@ def test_vectors_with_nan_are_left_out(tmp_path: Path) -> None:
     assert isinstance(found, Embedding)
     assert torch.equal(found.vectors, ROWS[[0, 2]])
     assert found.note == "1 of its vectors contain nan or inf"
+    tokenizer = SD2Tokenizer(str(tmp_path))
+    tokenizer.clip_h.embedding_size = WIDTH
+    (warning,) = tokenizer.tokenize("embedding:e embedding:e").warnings
+    assert warning == f"embedding:e: {found.note}"
 
 
 UNUSABLE: dict[str, tuple[str, Callable[[Path], None], str]] = {
@@ -316,6 +325,21 @@ def test_edited_and_new_files_are_noticed(tmp_path: Path) -> None:
     assert torch.equal(vectors(tmp_path), ROWS)
     save_file({"emb_params": ROWS[:1].clone()}, tmp_path / "sub" / "e.safetensors")
     assert torch.equal(vectors(tmp_path), ROWS[:1])
+
+
+def test_a_new_subfolder_is_noticed(tmp_path: Path) -> None:
+    os.utime(tmp_path, (1e9, 1e9))
+    assert find_embedding("e", [str(tmp_path)]) is None
+    file = touch(tmp_path / "sub" / "e.pt")
+    assert find_embedding("e", [str(tmp_path)]) == file
+
+
+def test_a_new_subfolder_within_a_tick_of_the_clock_is_noticed(tmp_path: Path) -> None:
+    before = tmp_path.stat()
+    assert find_embedding("e", [str(tmp_path)]) is None
+    file = touch(tmp_path / "sub" / "e.pt")
+    os.utime(tmp_path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert find_embedding("e", [str(tmp_path)]) == file
 
 
 def test_an_unchanged_file_is_read_once(tmp_path: Path) -> None:

@@ -108,7 +108,16 @@ def test_probable_slips_are_reported(text: str, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a (cat:1.3)", "(a:3)", r"\(a", "((a))", "(embedding:cat:1.2)", "(my embeddings:1.2)"]
+    "text",
+    [
+        "a (cat:1.3)",
+        "(a:3)",
+        r"\(a",
+        "((a))",
+        "(embedding:cat:1.2)",
+        "(my embeddings:1.2)",
+        "(myembedding:1.2)",
+    ],
 )
 def test_ordinary_texts_give_no_warning(text: str) -> None:
     assert parse_comfy(text).warnings == ()

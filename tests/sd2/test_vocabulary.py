@@ -109,6 +109,7 @@ def test_transformers_object_gives_the_same_ids_without_warnings() -> None:
     )
 
 
+@pytest.mark.filterwarnings("ignore")  # the peer's own
 def test_transformers_clip_tokenizer_agrees(tmp_path: Path) -> None:
     import transformers
 
