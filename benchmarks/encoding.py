@@ -6,6 +6,7 @@ python -m benchmarks.encoding CHECKPOINT [--rounds N]
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
@@ -183,12 +184,20 @@ def main() -> None:
     parser.add_argument("checkpoint")
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
+    rounds = arguments.rounds
+    rows: list[Row] = []
     with torch.no_grad():
         clip = load_clip(arguments.checkpoint, device="cpu", dtype="fp32")
-        rows = speed_rows(clip, 1, arguments.rounds)
-        rows += handle_rows(clip, arguments.rounds)
-        rows += speed_rows(clip, 8, max(3, arguments.rounds // 3))
-        rows += dtype_rows(clip, arguments.checkpoint, arguments.rounds)
+        parts: list[Callable[[], list[Row]]] = [
+            lambda: speed_rows(clip, 1, rounds),
+            lambda: handle_rows(clip, rounds),
+            lambda: speed_rows(clip, 8, max(3, rounds // 3)),
+            lambda: dtype_rows(clip, arguments.checkpoint, rounds),
+        ]
+        for part in parts:
+            new = part()
+            rows += new
+            print(*new, sep="\n", file=sys.stderr, flush=True)
     print(to_json(rows))
 
 
