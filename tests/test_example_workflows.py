@@ -1,0 +1,116 @@
+"""The example workflows: complete, the same in both forms, and those of our nodes alone run."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import layouts
+import pytest
+from node_descriptions import EXAMPLE_FILES, core_node_classes
+from sd2_clip import NODE_CLASS_MAPPINGS, loading
+from sd2_clip.headless.execution import Executor
+from sd2_clip.headless.ui_format import convert_ui_workflow
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = {path.stem: path for path in sorted((ROOT / "example_workflows").glob("*.json"))}
+PROMPTS = ROOT / "tests" / "workflows"
+LARGEST_PICTURE = 100_000
+
+each_example = pytest.mark.parametrize("name", EXAMPLES)
+
+
+@pytest.fixture
+def classes(standalone, tmp_path):
+    """Our nodes, core's declarations, and the files that the examples name."""
+    for name in EXAMPLE_FILES:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    return {**core_node_classes(), **NODE_CLASS_MAPPINGS}
+
+
+def workflow(name):
+    return json.loads(EXAMPLES[name].read_text(encoding="utf-8"))
+
+
+def prompt(name):
+    return json.loads((PROMPTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def meaning(prompt, classes):
+    """Every node's class and all its inputs, those left out at their defaults."""
+    found = {}
+    for node_id, node in prompt.items():
+        declared = classes[node["class_type"]].INPUT_TYPES().get("optional", {})
+        defaults = {name: options[1]["default"] for name, options in declared.items()}
+        found[node_id] = (node["class_type"], defaults | node["inputs"])
+    return found
+
+
+@each_example
+def test_both_forms_mean_the_same(name, classes):
+    """Those in API format were made by ComfyUI's frontend, so this compares our converter too."""
+    converted, notes = convert_ui_workflow(workflow(name), classes)
+    assert meaning(converted, classes) == meaning(prompt(name), classes)
+    assert notes == ()
+
+
+@each_example
+def test_every_input_is_valid(name, classes):
+    assert list(Executor(classes).validate(prompt(name)).lines()) == []
+
+
+@each_example
+def test_widgets_have_a_saved_value_each(name, classes):
+    """Else an input that is added later would take the value of the next."""
+    for node in workflow(name)["nodes"]:
+        if node["type"] in NODE_CLASS_MAPPINGS:
+            groups = NODE_CLASS_MAPPINGS[node["type"]].INPUT_TYPES()
+            declared = {**groups["required"], **groups.get("optional", {})}
+            sockets = {entry["name"] for entry in node["inputs"]}
+            assert len(node["widgets_values"]) == len(set(declared) - sockets)
+
+
+@each_example
+def test_template_has_a_picture_of_its_name(name):
+    picture = EXAMPLES[name].with_suffix(".jpg")
+    assert picture.read_bytes().startswith(b"\xff\xd8\xff")
+    assert picture.stat().st_size < LARGEST_PICTURE
+
+
+def test_there_is_nothing_else_among_the_examples():
+    """ComfyUI would list it as a template."""
+    expected = {f"{name}.{suffix}" for name in EXAMPLES for suffix in ("json", "jpg")}
+    assert {path.name for path in (ROOT / "example_workflows").iterdir()} == expected
+
+
+def is_ours_alone(name):
+    return all(node["class_type"] in NODE_CLASS_MAPPINGS for node in prompt(name).values())
+
+
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if is_ours_alone(name)])
+def test_runs_on_a_small_encoder(name, standalone, tmp_path, monkeypatch):
+    checkpoint = tmp_path / EXAMPLE_FILES[0]
+    layouts.save_safetensors(layouts.canonical_encoder(), checkpoint)
+    small = partial(loading.load_clip, model_options={"clip_h_model_config": layouts.TINY_CONFIG})
+    monkeypatch.setattr(loading, "load_clip", small)
+    executor = Executor(NODE_CLASS_MAPPINGS)
+    validation = executor.validate(prompt(name))
+    assert list(validation.lines()) == []
+    execution = executor.execute(validation)
+    assert execution.error is None, str(execution.error)
+    saves = [n for n in prompt(name).values() if n["class_type"] == "SaveSD2Conditioning"]
+    assert len(list(standalone.output_directory().rglob("*.safetensors"))) == len(saves) > 0
+
+
+def test_second_half_of_the_saved_conditioning_loads_what_the_first_saves():
+    saved = {
+        f"{node['inputs']['filename_prefix']}_00001_.safetensors [output]"
+        for node in prompt("saved_conditioning_1_encode").values()
+        if node["class_type"] == "SaveSD2Conditioning"
+    }
+    loaded = {
+        node["inputs"]["conditioning_name"]
+        for node in prompt("saved_conditioning_2_sample").values()
+        if node["class_type"] == "LoadSD2Conditioning"
+    }
+    assert loaded == saved
