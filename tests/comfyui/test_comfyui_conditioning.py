@@ -42,7 +42,9 @@ def three_ways(comfyui: ComfyUI, file: str, text: str, but: tuple[str, ...]) -> 
         core_core_node=encode(graph, core, text),
     )
     expected = found.pop("core_core_node")
-    assert_same(found.pop("core_our_node"), expected)
+    # For 23 layers core's pooled is unset memory: not even equal to itself.
+    unset = ("pooled0",) if file.startswith("23") else ()
+    assert_same(found.pop("core_our_node"), expected, but=unset)
     for tensors in found.values():
         assert_same(tensors, expected, but=but)
 
