@@ -5,6 +5,9 @@ from collections import Counter
 import pytest
 import tiny
 import torch
+from sd2_clip.host.interface import Placement
+from sd2_clip.host.standalone import StandaloneHost
+from sd2_clip.loading import load_clip
 from sd2_clip.sd2.sd2_clip import SD2ClipModel
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -18,6 +21,7 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self.kernels: Counter[str] = Counter()
         self.uploads = 0
+        self.upload_dtypes: set[tuple[torch.dtype, torch.dtype]] = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -26,7 +30,9 @@ class Recorder(TorchDispatchMode):
         if isinstance(result, torch.Tensor) and result.device == META:
             self.kernels[name] += 1
             sources = [a for a in args if isinstance(a, torch.Tensor) and a.device != META]
-            self.uploads += name in ("_to_copy", "copy_") and bool(sources)
+            if name in ("_to_copy", "copy_") and sources:
+                self.uploads += 1
+                self.upload_dtypes.add((sources[0].dtype, result.dtype))
         return result
 
 
@@ -82,3 +88,17 @@ def test_attention_is_the_fused_causal_kernel_without_a_mask(model, monkeypatch)
     with torch.no_grad():
         model.encode_token_weights(pairs(0), return_pooled=False)
     assert seen == [(torch.float16, True, True)] * 3
+
+
+def test_loading_sends_each_tensor_once_and_casts_on_the_device(monkeypatch):
+    here = StandaloneHost()
+    monkeypatch.setattr("sd2_clip.host.current", lambda: here)
+    monkeypatch.setattr(here, "place", lambda *_: Placement(META, META, torch.bfloat16))
+    path = tiny.GOLDEN / "tiny_text_encoder.safetensors"
+    with Recorder() as recorder:
+        clip = load_clip(path, model_options=tiny.MODEL_OPTIONS)
+    assert {p.dtype for p in clip.cond_stage_model.clip_h.transformer.parameters()} == {
+        torch.bfloat16
+    }
+    assert recorder.uploads == len(tiny.state_dict())
+    assert recorder.upload_dtypes == {(torch.float16, torch.float16)}

@@ -5,6 +5,7 @@ import tiny
 import torch
 from safetensors.torch import load_file
 from sd2_clip.sd2.errors import LayerError, OptionError
+from sd2_clip.sd2.recall import Recall
 from sd2_clip.sd2.sd2_clip import SD2ClipHModel, SD2ClipModel, build_text_encoder
 from sd2_clip.sd2.sd2_tokenizer import SD2Tokenizer
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
@@ -19,9 +20,18 @@ def tokenizer() -> SD2Tokenizer:
     return tokenizer
 
 
-@pytest.fixture
-def model() -> SD2ClipModel:
-    return tiny.text_encoder()
+@pytest.fixture(params=["plain", "fused", "fused and remembering"])
+def model(request, monkeypatch):
+    """The tiny encoder with all optimisations off, and with them on."""
+    if request.param == "plain":
+        monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    model = tiny.text_encoder()
+    if request.param == "fused and remembering":
+        model.clip_h.recall = Recall()
+        with torch.no_grad():
+            yield model
+    else:
+        yield model
 
 
 def chunk(*ids: int) -> list[int]:
