@@ -79,8 +79,8 @@ class DynamicPrompt:
         outputs = []
         for node in added.values():
             cls = classes[node.class_type or ""]
-            used = dict(cls.used_inputs(node))
-            for name, received in used.items():
+            node, _ = cls.strip(node)
+            for name, received in node.inputs.items():
                 if isinstance(received, Link) and not (
                     received.node_id in added or received.node_id in self.graph
                 ):
@@ -89,7 +89,7 @@ class DynamicPrompt:
                         f"comes from node {received.node_id}, which does not exist"
                     )
             shown = expansion[node.id].get("override_display_id", parent)
-            self.graph[node.id] = Node(node.id, node.class_type, used, node.title)
+            self.graph[node.id] = node
             self._added[node.id] = expansion[node.id]
             self._parent[node.id] = parent
             self._real[node.id] = self.get_real_node_id(parent)

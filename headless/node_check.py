@@ -37,21 +37,22 @@ class NodeChecker:
         validator = cls.validator
         errors: list[ErrorObject] = []
         received_types: dict[str, Any] = {}
-        inputs = dict(node.inputs)
+        coerced: dict[str, Input] = {}
         for spec in cls.inputs:
             try:
-                received = inputs.get(spec.name)
+                received = node.inputs.get(spec.name)
                 if isinstance(received, Link):
                     found = self._check_link(spec, received, validator)
                     if found is not None:
                         received_types[spec.name] = found
                 else:
                     checked = _check_other(spec, received, validator)
-                    if checked is not None:
-                        inputs[spec.name] = checked
+                    if checked is not None and checked is not received:
+                        coerced[spec.name] = checked
             except InputRejectedError as rejected:
                 errors.append(rejected.error)
-        node = Node(node.id, node.class_type, inputs, node.title)
+        if coerced:
+            node = Node(node.id, node.class_type, {**node.inputs, **coerced}, node.title)
         if validator is not None and not errors:
             errors = self._ask_class(node, cls, validator, received_types)
         return node, errors

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from .errors import NodeContractError
-from .graph import Input, Link, Node, Value
+from .graph import Link, Node, Value
 
 NO_OPTIONS: Mapping[str, Any] = {}
 
@@ -122,27 +122,33 @@ class NodeClass:
         function = getattr(self.cls, "VALIDATE_INPUTS", None)
         return None if function is None else Parameters.of(function)
 
-    def used_inputs(self, node: Node) -> Iterator[tuple[str, Input]]:
-        """The inputs of a node that reach its function.
+    def strip(self, node: Node) -> tuple[Node, list[str]]:
+        """The node with only the inputs that reach its function, and the names of the others.
 
         Values that are not declared are dropped, as ComfyUI does (editors save widgets that only
         they know). Links that are not declared count if the function has a place for them.
         """
-        for name, received in node.inputs.items():
-            if self.spec(name) is not None or (
-                isinstance(received, Link) and self._parameters.takes(name)
-            ):
-                yield name, received
+        surplus = [
+            name
+            for name, received in node.inputs.items()
+            if self.spec(name) is None
+            and not (isinstance(received, Link) and self._parameters.takes(name))
+        ]
+        if not surplus:
+            return node, surplus
+        kept = {name: node.inputs[name] for name in node.inputs if name not in surplus}
+        return Node(node.id, node.class_type, kept, node.title), surplus
 
     def hidden_arguments(self, values: Mapping[str, Any]) -> dict[str, list[Any]]:
         """One-item lists for the hidden inputs whose kind ``values`` knows."""
         return {name: [values[kind]] for name, kind in self.hidden if kind in values}
 
     def constant_arguments(self, node: Node, hidden: Mapping[str, Any]) -> dict[str, list[Any]]:
-        """What ``IS_CHANGED`` and ``VALIDATE_INPUTS`` see: a link is None, not yet computed."""
+        """What ``IS_CHANGED`` and ``VALIDATE_INPUTS`` see of a stripped node: a link is None, as
+        it is not computed yet."""
         arguments = {
             name: [received.value if isinstance(received, Value) else None]
-            for name, received in self.used_inputs(node)
+            for name, received in node.inputs.items()
         }
         return arguments | self.hidden_arguments(hidden)
 

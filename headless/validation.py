@@ -14,7 +14,7 @@ from typing import Any
 
 from .checks import ErrorObject, problem
 from .errors import WorkflowError
-from .graph import Graph, Input, Link, Node, parse_prompt, unwrap_prompt
+from .graph import Graph, Link, Node, parse_prompt, unwrap_prompt
 from .node_check import NodeChecker
 from .node_class import NodeClasses
 from .order import find_cycles, sort_sources_first
@@ -193,19 +193,17 @@ class _Validator:
     def _sources(self, node: Node) -> list[str]:
         if node.class_type not in self.classes:
             return []
-        used: Mapping[str, Input]
         try:
-            used = dict(self.classes[node.class_type or ""].used_inputs(node))
+            node, surplus = self.classes[node.class_type or ""].strip(node)
         except Exception as error:
             self._fail(node, error)
             return []
         self.notes += [
             f"node {node.id} ({self._name(node)}): {node.class_type} has no input '{name}'; ignored"
-            for name in node.inputs
-            if name not in used
+            for name in surplus
         ]
-        self.checked[node.id] = Node(node.id, node.class_type, used, node.title)
-        links = dict.fromkeys(link.node_id for link in used.values() if isinstance(link, Link))
+        self.checked[node.id] = node
+        links = dict.fromkeys(i.node_id for i in node.inputs.values() if isinstance(i, Link))
         return [source for source in links if source in self.graph]
 
     def _report_cycles(self, left_over: Collection[str]) -> None:
