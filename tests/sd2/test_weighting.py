@@ -41,8 +41,8 @@ def states(chunks):
 
 
 def encode(chunks):
-    z, pooled = states(chunks)
-    return z, pooled[:1]
+    with torch.inference_mode():
+        return MODEL.clip_h.encode_chunks(chunks, 1)
 
 
 def encoded(text, mode, norm="none", **options):
