@@ -147,6 +147,8 @@ export function sizeText(bytes) {
   return `${unit === 0 ? size : size.toPrecision(3)} ${units[unit]}`;
 }
 
+const LONGEST_HEADING = 140;
+
 /**
  * What an error message begins with, up to two sentences, and the rest of it.
  * @param {string} message
@@ -154,5 +156,6 @@ export function sizeText(bytes) {
  */
 export function headingAndRest(message) {
   const sentences = message.split(/(?<=[.!?])\s+(?=\p{Lu})/u);
-  return [sentences.slice(0, 2).join(" "), sentences.slice(2).join(" ")];
+  const count = sentences.slice(0, 2).join(" ").length > LONGEST_HEADING ? 1 : 2;
+  return [sentences.slice(0, count).join(" "), sentences.slice(count).join(" ")];
 }

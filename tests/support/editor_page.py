@@ -80,6 +80,9 @@ class EditorPage:
         if workflow["nodes"]:
             self.page.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
 
+    def load_in_new_tab(self, workflow: dict[str, Any]) -> None:
+        self.page.evaluate("async (workflow) => { await app.loadGraphData(workflow); }", workflow)
+
     def shoot(self, what: str) -> None:
         self.page.screenshot(path=self._shots / f"{self.name}-{what}.png")
 
