@@ -18,7 +18,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .measure import HEADER, Row, from_json, to_json
+from .measure import HEADER, ONE_THREAD, Row, from_json, to_json
 
 ROOT = Path(__file__).parent.parent
 PEERS = ("torch", "transformers", "tokenizers", "safetensors")
@@ -44,6 +44,7 @@ def machine() -> dict[str, str]:
     versions = {name: importlib.metadata.version(name) for name in PEERS}
     threads = os.environ.get("OMP_NUM_THREADS", "all")
     return {"processor": f"{len(names)} × {names[0]}", "threads": threads,
+            "seconds": "of the processor" if ONE_THREAD else "that passed",
             "python": platform.python_version(), **versions,
             "load at the end": f"{os.getloadavg()[0]:.1f}"}  # fmt: skip
 

@@ -13,11 +13,10 @@ import json
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-from .measure import Row, to_json
+from .measure import Row, clock, to_json
 
 Result = dict[str, float]
 
@@ -46,14 +45,14 @@ def read_bytes(path: str) -> Result:
     with open(path, "rb", buffering=0) as file:
         blocks = sorted({(_data_start(file, p.block), p.block.size) for p in places})  # type: ignore[arg-type]
         buffers = [bytearray(size) for _, size in blocks]
-        started = time.perf_counter()
+        started = clock()
         for (start, size), buffer in zip(blocks, buffers, strict=True):
             file.seek(start)
             view = memoryview(buffer)
             done = 0
             while done < size:
                 done += file.readinto(view[done:])
-    return {"seconds": time.perf_counter() - started, "megabytes": sum(map(len, buffers)) / 1e6}
+    return {"seconds": clock() - started, "megabytes": sum(map(len, buffers)) / 1e6}
 
 
 def ours(path: str, dtype: str = "fp32", *, wait: bool = False) -> Result:
@@ -64,14 +63,14 @@ def ours(path: str, dtype: str = "fp32", *, wait: bool = False) -> Result:
     SD2Tokenizer().tokenize_with_weights("once")  # its libraries are no part of loading
     torch.zeros(1).half()
     before = memory("VmRSS")
-    started = time.perf_counter()
+    started = clock()
     clip = load_clip(path, device="cpu", dtype=dtype)
-    loaded = time.perf_counter() - started
+    loaded = clock() - started
     parameters = list(clip.cond_stage_model.parameters())
     for parameter in parameters:
         parameter.view(-1)[:: 1024 if parameter.element_size() == 4 else 2048].sum().item()
     result = {
-        "seconds": time.perf_counter() - started,
+        "seconds": clock() - started,
         "mapping": loaded,
         "peak": memory("VmHWM") - before,
         "anonymous": memory("RssAnon"),
@@ -89,19 +88,19 @@ def safetensors_get(path: str) -> Result:
     from safetensors import safe_open
 
     names = list(text_tensors(path))
-    started = time.perf_counter()
+    started = clock()
     with safe_open(path, "pt") as file:
         tensors = [file.get_tensor(name).clone() for name in names]
-    return {"seconds": time.perf_counter() - started, "count": len(tensors)}
+    return {"seconds": clock() - started, "count": len(tensors)}
 
 
 def torch_load(path: str) -> Result:
     import torch
 
     before = memory("VmRSS")
-    started = time.perf_counter()
+    started = clock()
     torch.load(path, map_location="cpu", weights_only=True)
-    return {"seconds": time.perf_counter() - started, "peak": memory("VmHWM") - before}
+    return {"seconds": clock() - started, "peak": memory("VmHWM") - before}
 
 
 WORKS = {

@@ -72,6 +72,11 @@ def test_an_edited_prompt_is_as_if_it_were_new(model, edited, layer, pooled):
         assert_right(model, [chunk(*ids)], pooled)
 
 
+def test_a_change_behind_the_end_leaves_the_pooled_row_right(model):
+    assert_right(model, [chunk(*LONG[:20])])
+    assert_right(model, [[*chunk(*LONG[:20])[:-10], *range(500, 510)]])
+
+
 def test_only_places_from_the_edit_on_are_computed(model, computed):
     model.clip_h([chunk(*LONG)])
     model.clip_h([chunk(*EDITED["one token in the last third"])])
