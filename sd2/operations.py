@@ -30,9 +30,11 @@ def onednn_linear() -> Any:
         return None  # never measured there
     try:
         product = torch.ops.mkldnn._linear_pointwise
-        x = torch.arange(-6.0, 6.0).reshape(3, 4)
+        cpu = torch.device("cpu")  # whatever the default may be
+        x = torch.arange(-6.0, 6.0, device=cpu).reshape(3, 4)
+        eye, zeros = torch.eye(4, device=cpu), torch.zeros(4, device=cpu)
         for activation, algorithm, expected in (("none", "", x), ("gelu", "none", F.gelu(x))):
-            found = product(x, torch.eye(4), torch.zeros(4), activation, [], algorithm)
+            found = product(x, eye, zeros, activation, [], algorithm)
             torch.testing.assert_close(found, expected)
     except (AttributeError, RuntimeError, AssertionError) as error:
         log.debug("This torch lacks oneDNN's fused product, so its plain one is used: %s", error)
