@@ -150,6 +150,11 @@ class ComfyUIHost:
     def output_directory(self) -> Path:
         return Path(folder_paths.get_output_directory())
 
+    def embeds_workflows(self) -> bool:
+        from comfy.cli_args import args
+
+        return not getattr(args, "disable_metadata", False)
+
     def devices(self) -> Sequence[str]:
         return ["auto", "cpu", *(f"gpu:{index}" for index in range(len(_gpus())))]
 

@@ -97,6 +97,9 @@ class Host(Protocol):
     def output_directory(self) -> Path:
         """Where nodes save results; it may not exist yet."""
 
+    def embeds_workflows(self) -> bool:
+        """Whether saved results carry the workflow that made them."""
+
     def devices(self) -> Sequence[str]:
         """Names for a device widget: ``auto``, ``cpu``, then ``gpu:N`` for each that is there."""
 

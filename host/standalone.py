@@ -100,6 +100,9 @@ class StandaloneHost:
     def output_directory(self) -> Path:
         return self._output
 
+    def embeds_workflows(self) -> bool:
+        return True
+
     def devices(self) -> Sequence[str]:
         from .devices import accelerators
 

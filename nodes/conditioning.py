@@ -69,8 +69,10 @@ class SaveSD2Conditioning:
     ) -> dict[str, Any]:
         from ..encoding import save_with_record
 
-        workflow = {} if prompt is None else {"prompt": json.dumps(prompt)}
-        workflow |= {key: json.dumps(value) for key, value in (extra_pnginfo or {}).items()}
+        workflow: dict[str, str] = {}
+        if prompt is not None and host.current().embeds_workflows():
+            documents = {"prompt": prompt, **(extra_pnginfo or {})}
+            workflow = {key: json.dumps(value) for key, value in documents.items()}
         folder = host.current().output_directory()
         path = save_with_record(folder, filename_prefix, conditioning, workflow)
         place = path.parent.relative_to(Path(folder).absolute()).as_posix()

@@ -121,10 +121,13 @@ class EncodeSD2Text:
         }
 
     @classmethod
-    def IS_CHANGED(cls, text: str | None = None, **_others: Any) -> Any:
+    def IS_CHANGED(
+        cls, text: str | None = None, syntax: str | None = "comfy", **_others: Any
+    ) -> Any:
+        # A textual inversion that was edited is read again.
         from ..encoding import embeddings_identity
 
-        return embeddings_identity(text)
+        return embeddings_identity(text, syntax)
 
     def encode(
         self,
@@ -175,10 +178,13 @@ class InspectSD2Text:
         }
 
     @classmethod
-    def IS_CHANGED(cls, text: str | None = None, **_others: Any) -> Any:
+    def IS_CHANGED(
+        cls, text: str | None = None, syntax: str | None = "comfy", **_others: Any
+    ) -> Any:
+        # A textual inversion that was edited is read again.
         from ..encoding import embeddings_identity
 
-        return embeddings_identity(text)
+        return embeddings_identity(text, syntax)
 
     def inspect(self, clip: Clip, text: str, syntax: str = "comfy") -> dict[str, Any]:
         from ..encoding import read_text

@@ -133,6 +133,14 @@ def test_a_saved_file_says_how_it_was_made(nodes, clip, standalone):
     assert {"syntax", "version", "warnings", "ignored"} <= set(record)
 
 
+def test_a_host_may_keep_workflows_out_of_files(nodes, clip, standalone, monkeypatch):
+    monkeypatch.setattr(standalone, "embeds_workflows", lambda: False)
+    conditioning, _ = nodes["EncodeSD2Text"].encode(clip, TEXT)
+    path = saved(nodes, conditioning, standalone, prompt={"1": {}}, extra_pnginfo={"workflow": {}})
+    with safe_open(path, framework="pt") as file:
+        assert set(file.metadata()) == {"sd2_clip"}
+
+
 def test_a_conditioning_that_was_changed_on_the_way_says_so(nodes, clip, standalone):
     ((cond, options),), _ = nodes["EncodeSD2Text"].encode(clip, TEXT)
     path = saved(nodes, [[cond * 0.5, options]], standalone)
@@ -180,10 +188,12 @@ def test_an_edited_embedding_changes_the_encoders_identity(clip, tmp_path):
     node = NODE_CLASS_MAPPINGS["EncodeSD2Text"]
     texts = [TEXT, "a cat", None]
     before = [node.IS_CHANGED(text=text) for text in texts]
+    a1111 = node.IS_CHANGED(text="a style", syntax="a1111")
     rows = torch.randn(3, 1024)
     layouts.save_safetensors({"x": rows}, tmp_path / "models/embeddings/style.safetensors")
     after = [node.IS_CHANGED(text=text) for text in texts]
     assert [a == b for a, b in zip(after, before, strict=True)] == [False, True, False]
+    assert node.IS_CHANGED(text="a style", syntax="a1111") != a1111  # any word may name one
 
 
 def test_a_replaced_file_changes_the_loaders_identity(clip, tmp_path):
