@@ -332,7 +332,7 @@ def test_2023_had_no_table_of_its_own(host: Any, comfy: FakeComfy) -> None:
 def test_layer_classes_may_be_given(host: Any) -> None:
     options = {**tiny.MODEL_OPTIONS, "custom_operations": operations}
     table = build(host, model_options=options).cond_stage_model.clip_h.transformer
-    assert type(table.get_input_embeddings()) is torch.nn.Embedding
+    assert type(table.get_input_embeddings()) is operations.Embedding
 
 
 def test_results_go_where_comfyui_keeps_what_is_between_nodes(host: Any, comfy: FakeComfy) -> None:
