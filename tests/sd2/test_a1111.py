@@ -4,8 +4,10 @@ import time
 
 import pytest
 import tiny
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from sd2_clip.sd2.a1111 import parse_a1111, take_networks
 from sd2_clip.sd2.a1111_attention import parse_attention
 from sd2_clip.sd2.a1111_schedule import read_schedule
@@ -112,6 +114,11 @@ def test_nested_weights_multiply(text, expected):
 )
 def test_odd_brackets(text, expected):
     assert segments(text) == [(text, pytest.approx(weight)) for text, weight in expected]
+
+
+def test_factors_multiply_from_the_inside_as_in_a1111_to_the_last_bit():
+    assert segments("(([x]:1.3):0.7)") == [("x", 1 / 1.1 * 1.3 * 0.7)]
+    assert 1 / 1.1 * 1.3 * 0.7 != 1.3 * 0.7 / 1.1
 
 
 @pytest.mark.parametrize(
@@ -239,8 +246,8 @@ def test_weights_that_comfyui_cannot_average_are_an_obstacle():
 
 
 def test_extra_networks_are_taken_out_and_named():
-    text, taken = take_networks("a <lora:x:0.8>b<hypernet:y> < c <:> <lora:")
-    assert text == "a b < c <:> <lora:"
+    text, taken = take_networks("a <lora:x:0.8>b<hypernet:y> < c <x:> <lora:")
+    assert text == "a b < c <x:> <lora:"
     assert taken == ["<lora:x:0.8>", "<hypernet:y>"]
     assert "<lora:x:1> is not applied" in parse_a1111("cat <lora:x:1>").warnings[0]
 
@@ -305,6 +312,15 @@ def test_embeddings_need_no_prefix(text, used):
     assert {one.name: one.rows for one in chunks(text).embeddings} == used
 
 
+def test_the_longest_name_of_an_embedding_wins(tmp_path):
+    for name in ("red", "red car"):
+        save_file({"emb_params": torch.zeros(1, 32)}, tmp_path / f"{name}.safetensors")
+    tokenizer = SD2Tokenizer(embedding_directory=str(tmp_path)).clip_h
+    tokenizer.embedding_size = 32
+    tokens = tokenizer.tokenize_sections([[Segment("a red car, red", 1.0)]])
+    assert [one.name for one in tokens.embeddings] == ["red car", "red"]
+
+
 def test_an_embedding_of_another_width_stays_text_and_is_reported():
     tokens = chunks("a wrongwidth thing")
     assert "48 wide" in tokens.ignored[0].reason
@@ -321,7 +337,7 @@ ROUND_TRIPS = [
     "((a:1.2) b)",
     "[x] y",
     r"a \(b\) (c\\:1.2)",
-    r"ends with \\ (x:1.2)",
+    r"ends with \\(x:1.2)",
     "(a:b:1.2) c:d",
     "(:a:1.3)",
     ": (a) :1.2)",

@@ -115,6 +115,18 @@ def test_compel_mixes_the_shares_of_its_readme():
     close(cond[0], 0.2 * a + 0.3 * b + 0.5 * c)
 
 
+def test_a_place_that_compatible_masking_masks_is_not_amplified():
+    # Chunk 1 holds the weight below 1, so place 1 is masked: the word of weight 1.5.
+    text = "(cat:1.5) " + "dog " * 75 + "(bird:0.25)"
+    chunks = chunks_of(text)
+    [(cond, _)] = encode_weighted([chunks], encode, weight_interpretation="compel")
+    first = [entry for entry, _, _ in chunks[0]]
+    empty = [START, END, *[0] * 75]
+    z, masked, nothing = states([first, [START, MASK, *first[2:]], empty])[0]
+    full = nothing[1] + 1.5 * (z[1] - nothing[1])
+    close(cond[0, 1], 0.25 * full + 0.75 * masked[1])
+
+
 def test_comfy_plus_plus_moves_a_word_away_from_its_absence():
     plan = plan_weighting(chunks_of("red (cat:1.5)"), "comfy++", "none")
     z, without = states(plan.chunks)[0]
@@ -183,6 +195,11 @@ def test_length_shares_a_weight_among_the_tokens_of_a_word():
     assert normalize_weights([chunk], "length")[0] == pytest.approx(
         [1, 1.2887, 1.2887, 1.2887, 0.5], abs=1e-4
     )
+
+
+def test_a_weight_that_is_no_number_counts_as_one():
+    chunk = [(0, 1.0, 0), (1, math.nan, 1), (2, math.inf, 2)]
+    assert normalize_weights([chunk], "none") == [[1.0, 1.0, 1e12]]
 
 
 def test_mean_moves_all_words_alike_and_no_special_token():
