@@ -235,11 +235,11 @@ def test_workflow_is_saved_reopened_after_reload_and_run_again(page: Any) -> Non
     name = page.page.locator("[role=dialog] input, .p-dialog input").first
     name.fill("lighthouse")
     page.shoot("save-dialog")
-    name.press("Enter")
+    with page.page.expect_response(
+        lambda response: "/userdata/" in response.url and response.request.method == "POST"
+    ):
+        name.press("Enter")
     file = page.user / "workflows" / "lighthouse.json"
-    page.page.wait_for_function(
-        "async () => (await fetch('/userdata?dir=workflows')).json().then((all) => all.length > 0)"
-    )
     saved = json.loads(file.read_text(encoding="utf-8"))
     assert "a lighthouse at night" in json.dumps(saved)
 

@@ -181,12 +181,3 @@ class EditorPage:
         self.page.locator(
             "[data-testid=queue-button], .actionbar-container .p-splitbutton-button"
         ).first.click()
-
-    def wait_until_done(self) -> None:
-        self.page.wait_for_function(
-            """async () => {
-                const status = await (await fetch('/prompt')).json();
-                return status.exec_info.queue_remaining === 0;
-            }""",
-            timeout=60_000,
-        )
