@@ -4,6 +4,7 @@ It runs with the interpreter that runs pytest, on the CPU, in folders of its own
 node packs may be named in ``COMFYUI_PACKS``, separated like PATH.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from comfyui_graphs import core_clip
 from comfyui_models import SMALL_CONFIG, write_models
-from comfyui_server import ComfyUI
+from comfyui_server import ComfyUI, Graph
 from model_shapes import SD2_CONFIG
 
 
@@ -61,6 +63,19 @@ def full_comfyui(installation: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="session")
 def available(comfyui: ComfyUI) -> dict[str, Any]:
     return comfyui.nodes()
+
+
+@pytest.fixture(scope="session")
+def of_2023(comfyui: ComfyUI) -> bool:
+    """Whether core's SD2 model is the first of its kind.
+
+    It keeps its tables in fp32 whatever the dtype, has a projection of its own, reads that from
+    stand-alone files but not from checkpoints, and saves ours under a name that nobody reads.
+    """
+    graph = Graph()
+    probe = graph.add("ProbeForTest", clip=core_clip(graph))
+    names = json.loads(comfyui.run(graph)[probe.key]["text"][0])["names"]
+    return "clip_h.text_projection" in names
 
 
 @pytest.fixture

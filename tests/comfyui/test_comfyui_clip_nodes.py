@@ -189,7 +189,12 @@ CASES: dict[str, tuple[Callable[[Graph, MakeClip], Link], tuple[str, ...]]] = {
 
 @pytest.mark.parametrize(("build", "nodes"), CASES.values(), ids=CASES)
 def test_core_node_does_the_same_with_our_clip(
-    comfyui: ComfyUI, need, build: Callable[[Graph, MakeClip], Link], nodes: tuple[str, ...]
+    comfyui: ComfyUI,
+    need: Callable[..., None],
+    of_2023: bool,
+    request: pytest.FixtureRequest,
+    build: Callable[[Graph, MakeClip], Link],
+    nodes: tuple[str, ...],
 ) -> None:
     need(*nodes)
     if build is unprojected:
@@ -199,6 +204,8 @@ def test_core_node_does_the_same_with_our_clip(
     assert torch.isfinite(found["ours"]["cond0"]).all()
     # Weights of twice the size carry the rounding of two ways to compute attention further.
     tolerance = 1e-4 if nodes == ("CLIPMergeAdd",) else TOLERANCE
+    if of_2023 and "CLIPMerge" in request.node.name:
+        tolerance = 2e-3  # a merged table in fp32, where ours has the dtype of the rest
     assert_same(found["ours"], found["core"], tolerance=tolerance)
     assert notes(comfyui, "ours") == notes(comfyui, "core")
 
@@ -253,7 +260,7 @@ def test_clipsave_comes_back_through_both_loaders(comfyui: ComfyUI) -> None:
         assert_same(found["core"], before)
 
 
-def test_checkpointsave_comes_back_through_both_loaders(comfyui: ComfyUI) -> None:
+def test_checkpointsave_comes_back_through_both_loaders(comfyui: ComfyUI, of_2023: bool) -> None:
     graph = Graph()
     clip = our_clip(graph)
     graph.add("CheckpointSave", model=model_of(graph), clip=clip,
@@ -268,5 +275,6 @@ def test_checkpointsave_comes_back_through_both_loaders(comfyui: ComfyUI) -> Non
         ours=encode(graph, our_clip(graph, "sd21-whole.safetensors")),
         core=encode(graph, core_clip(graph, "sd21-whole.safetensors")),
     )
-    assert_same(found["ours"], before)
-    assert_same(found["core"], before)
+    lost = ("pooled0",) if of_2023 else ()
+    assert_same(found["ours"], before, but=lost)
+    assert_same(found["core"], before, but=lost)
