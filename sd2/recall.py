@@ -7,6 +7,7 @@ states. Only for encoders on the CPU, where that is slow and comparing costs not
 
 from __future__ import annotations
 
+import operator
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -147,26 +148,26 @@ class _Weights:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._tensors = [(tensor, *self._state(tensor)) for tensor in _parameters(model)]
-        self._views = [_sample(tensor) for tensor, *_ in self._tensors]
-        self._numbers = _numbers(self._views)
-
-    @staticmethod
-    def _state(tensor: Tensor) -> tuple[int, int, torch.dtype]:
-        # Tensors made in inference mode count no changes.
-        version = -1 if tensor.is_inference() else tensor._version
-        return version, tensor.data_ptr(), tensor.dtype
+        self._tensors = _parameters(model)
+        self._states = _states(self._tensors)
+        self._views = [_sample(tensor) for tensor in self._tensors]
+        self._numbers = torch.cat(self._views)
 
     def are_those_of(self, model: nn.Module) -> bool:
-        now = list(_parameters(model))
+        now = _parameters(model)
         return (
             len(now) == len(self._tensors)
-            and all(
-                tensor is known and self._state(tensor) == tuple(state)
-                for tensor, (known, *state) in zip(now, self._tensors, strict=True)
-            )
-            and torch.equal(_numbers(self._views), self._numbers)
+            and all(map(operator.is_, now, self._tensors))
+            and _states(now) == self._states
+            and torch.equal(torch.cat(self._views), self._numbers)
         )
+
+
+def _states(tensors: Sequence[Tensor]) -> list[tuple[int, int, torch.dtype]]:
+    try:
+        return [(t._version, t.data_ptr(), t.dtype) for t in tensors]
+    except RuntimeError:  # tensors made in inference mode count no changes
+        return [(-1, t.data_ptr(), t.dtype) for t in tensors]
 
 
 def _parameters(module: nn.Module) -> list[Tensor]:
@@ -185,7 +186,3 @@ def _sample(tensor: Tensor) -> Tensor:
     flat = tensor.detach().view(-1)
     start = max(len(flat) // 2 - SAMPLE // 2, 0)
     return flat[start : start + SAMPLE]
-
-
-def _numbers(views: Sequence[Tensor]) -> Tensor:
-    return torch.cat([view.float() for view in views]) if views else torch.empty(0)
