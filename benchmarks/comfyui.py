@@ -70,7 +70,7 @@ def main() -> None:
             ratio(times, "ours", "ComfyUI fp32"), "×", 0.5, note=note),
         Row("the same / ComfyUI as it stores weights, fp16",
             ratio(times, "ours", "ComfyUI fp16"), "×"),
-        Row("plain or weighted prompt / ComfyUI's weighted (the empty prompt is remembered)",
+        Row("plain prompt / ComfyUI's weighted prompt",
             ratio(times, "ours", "ComfyUI weighted"), "×"),
     ]  # fmt: skip
     print(to_json(rows))
