@@ -245,16 +245,19 @@ def test_workflow_is_saved_reopened_after_reload_and_run_again(page: Any) -> Non
 
     page.page.reload()
     page.page.wait_for_function(READY, timeout=90_000)
-    expect(page.meter()).to_be_visible()  # the page comes back with a workflow
+    # Not the first: the order of the nodes' elements in the page is the frontend's to choose.
+    lighthouse = page.page.locator(".sd2c-counts").filter(has_text="4 of 75")
+    expect(lighthouse).to_be_visible()  # the page comes back as it was
     page.page.evaluate("app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
     expect(page.meter()).to_have_count(0)
+    page.page.wait_for_function(
+        "!app.extensionManager.workflow.activeWorkflow.path.includes('lighthouse')"
+    )
     page.page.evaluate("app.extensionManager.sidebarTab.toggleSidebarTab('workflows')")
     page.page.locator(".side-bar-panel, .workflows-sidebar-tab").get_by_text(
         "lighthouse"
     ).first.click()
-    # Not the first: the order of the nodes' elements in the page is the frontend's to choose.
-    reopened = page.page.locator(".sd2c-counts").filter(has_text="4 of 75")
-    expect(reopened).to_be_visible()
+    expect(lighthouse).to_be_visible()
     page.run()
     expect(page.notices.filter(has_text="saved")).to_be_visible(timeout=120_000)
 
