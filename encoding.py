@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import host
+from .provenance import RECORD_KEY, EncodingRecord, patches_of
 from .sd2.errors import OptionError, SD2ClipError
 from .sd2.reading import ReadPart, ReadText, read
 from .sd2.sd2_tokenizer import SD2Tokenizer
 from .sd2.tokenized_text import TokenizedText
 from .sd2.weighting import plan_weighting, with_normalized_weights
-from .version import __version__
 
 if TYPE_CHECKING:
     import torch
@@ -31,62 +31,11 @@ class WrongClipError(SD2ClipError):
 
 
 @dataclass(frozen=True)
-class EncodingRecord:
-    """How a conditioning was made; travels in its options and is saved with it."""
-
-    text: str
-    """As typed; where A1111's dialect makes several of it, ``part`` is the one of these tokens."""
-    part: str
-    options: Mapping[str, Any]
-    """``syntax``, ``weight_interpretation`` and the others of ``encode_text``."""
-    layer: str
-    tokens: TokenizedText
-    model: Any
-    """The text encoder; its ``source`` knows the file."""
-    patches: int
-    """How many of its weights a LoRA or a merge had changed."""
-    cond_digest: str
-
-    def as_json(self, cond: torch.Tensor) -> dict[str, Any]:
-        """All of it as JSON-able values; *cond* is the tensor that is about to be saved."""
-        source = getattr(self.model, "source", None)
-        return {
-            "text": self.text,
-            "part": self.part,
-            **self.options,
-            "layer": self.layer,
-            "dtype": str(next(self.model.parameters()).dtype).removeprefix("torch."),
-            "weights": {
-                "file": "loaded by another node" if source is None else str(source.detection.path),
-                "sha256": None if source is None else source.digest(),
-                "patched_tensors": self.patches,
-            },
-            "embeddings": [
-                {"name": one.name, "sha256": one.sha256} for one in self.tokens.embeddings
-            ],
-            "ignored": [f"{one.name}: {one.reason}" for one in self.tokens.ignored],
-            "warnings": list(self.tokens.warnings),
-            "changed_since_encoding": tensor_digest(cond) != self.cond_digest,
-            "version": __version__,
-        }
-
-
-@dataclass(frozen=True)
 class Encoded:
     """A prompt's conditioning and what there is to say about it."""
 
     conditioning: Conditioning
     report: str
-
-
-def tensor_digest(tensor: torch.Tensor) -> str:
-    """SHA-256 over shape, dtype and bytes."""
-    import torch
-
-    tensor = tensor.detach().cpu().contiguous()
-    sha = hashlib.sha256(f"{list(tensor.shape)} {tensor.dtype}\n".encode())
-    sha.update(tensor.flatten().view(torch.uint8).numpy().data)
-    return sha.hexdigest()
 
 
 def tokenizer_for(clip: Clip | None) -> SD2Tokenizer:
@@ -177,7 +126,7 @@ def encode_text(
                 entry["start_percent"], entry["end_percent"] = part.start, part.end
             if part.strength is not None:
                 entry["strength"] = part.strength
-            entry["sd2_clip"] = _record(clip, text, part, options, cond)
+            entry[RECORD_KEY] = _record(clip, text, part, options, cond)
             conditioning.append([cond, entry])
     return Encoded(conditioning, f"{reading.report()}\n{layer_text(clip)}")
 
@@ -223,7 +172,8 @@ def _record(
     options: Mapping[str, Any],
     cond: torch.Tensor,
 ) -> EncodingRecord:
-    patcher = getattr(clip, "patcher", None)
+    from .sd2.digest import tensor_digest
+
     return EncodingRecord(
         text=text,
         part=part.text,
@@ -231,7 +181,7 @@ def _record(
         layer=layer_text(clip),
         tokens=part.tokens,
         model=clip.cond_stage_model,
-        patches=len(getattr(patcher, "patches", getattr(clip, "patched", ()))),
+        patches=patches_of(clip),
         cond_digest=tensor_digest(cond),
     )
 
@@ -278,20 +228,3 @@ def embeddings_identity(text: str | None, syntax: str | None = "comfy") -> str:
 
 def _stats(files: list[Path]) -> Any:
     return ((path, path.stat()) for path in files if path.is_file())
-
-
-def save_with_record(
-    folder: Path, prefix: str, conditioning: Conditioning, workflow: Mapping[str, str]
-) -> Path:
-    """Save under the next free name below *folder*; returns the path."""
-    from .sd2.conditioning import next_path, save_conditioning
-
-    plain = []
-    for cond, options in conditioning:
-        record = options.get("sd2_clip")
-        if isinstance(record, EncodingRecord):
-            options = {**options, "sd2_clip": record.as_json(cond)}
-        plain.append([cond, options])
-    path = next_path(folder, prefix)
-    save_conditioning(path, plain, workflow)
-    return path

@@ -5,7 +5,6 @@ Nodes, command line, data sets and library all load through here.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from .sd2.checkpoint import Checkpoint, open_checkpoint
 from .sd2.config import load_config
 from .sd2.convert import complete, convert
 from .sd2.detect import Detection, detect
+from .sd2.digest import state_dict_digest
 from .sd2.errors import OptionError
 from .sd2.examine import without_dead_parts
 
@@ -73,16 +73,8 @@ class EncoderSource:
             if not unchanged:
                 return "unknown: the file was changed after it was loaded"
             checkpoint = open_checkpoint(self.detection.path)
-            self._digest = _digest(_read(checkpoint, self.detection))
+            self._digest = state_dict_digest(_read(checkpoint, self.detection))
         return self._digest
-
-
-def _digest(state_dict: Mapping[str, torch.Tensor]) -> str:
-    sha = hashlib.sha256()
-    for name, tensor in sorted(state_dict.items()):
-        sha.update(f"{name} {list(tensor.shape)} {tensor.dtype}\n".encode())
-        sha.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
-    return sha.hexdigest()
 
 
 def _read(checkpoint: Checkpoint, detection: Detection) -> dict[str, torch.Tensor]:

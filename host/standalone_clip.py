@@ -35,6 +35,9 @@ class StandaloneClip:
         self.tokenizer = tokenizer
         self.layer_idx: int | None = None
         self.tokenizer_options: dict[str, Any] = {}
+        self.patches: dict[str, list[tuple[float, WeightChange, float]]] = {}
+        """Of each changed weight, in order: strength of the patch, the patch, strength of before;
+        a record, as they are applied already."""
         self._lock = threading.Lock()
 
     def clone(self) -> StandaloneClip:
@@ -42,6 +45,7 @@ class StandaloneClip:
         twin = StandaloneClip(self.cond_stage_model, self.tokenizer)
         twin.layer_idx = self.layer_idx
         twin.tokenizer_options = dict(self.tokenizer_options)
+        twin.patches = dict(self.patches)
         twin._lock = self._lock
         return twin
 
@@ -128,4 +132,7 @@ class StandaloneClip:
             if name in own
         }
         self.cond_stage_model = with_weights(self.cond_stage_model, changed)
+        for name in changed:
+            patch = (strength_patch, patches[name], strength_model)
+            self.patches[name] = [*self.patches.get(name, []), patch]
         return list(changed)

@@ -67,7 +67,7 @@ class SaveSD2Conditioning:
         prompt: Any = None,
         extra_pnginfo: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
-        from ..encoding import save_with_record
+        from ..provenance import save_with_record
 
         workflow: dict[str, str] = {}
         if prompt is not None and host.current().embeds_workflows():

@@ -23,9 +23,6 @@ from .errors import SD2ClipError
 
 FORMAT = "sd2_clip.conditioning/1"
 
-RECORD_KEY = "sd2_clip"
-"""In a conditioning's options: how it was encoded, as JSON-able values."""
-
 
 class ConditioningError(SD2ClipError):
     """Conditioning that cannot be saved, or a file that holds none."""

@@ -17,8 +17,9 @@ ARROWS = {
     "host": {"sd2"},
     "headless": {"host.interface"},
     "loading": {"sd2", "host"},
-    "encoding": {"sd2", "host", "version"},
-    "nodes": {"loading", "encoding", "sd2", "host"},
+    "provenance": {"sd2", "host", "version"},
+    "encoding": {"sd2", "host", "provenance"},
+    "nodes": {"loading", "encoding", "provenance", "sd2", "host"},
     "routes": {"encoding", "sd2", "host"},
     "editor": {"headless", "host", "version"},
     # The command line puts all the parts together.

@@ -216,3 +216,29 @@ def test_a_replaced_file_changes_the_loaders_identity(clip, tmp_path):
 def test_the_loader_checks_names_and_devices_itself(inputs, fault, clip):
     verdict = NODE_CLASS_MAPPINGS["LoadSD2CLIP"].VALIDATE_INPUTS(**inputs)
     assert verdict is True if fault is None else fault in verdict
+
+
+def test_a_lora_is_part_of_the_record(nodes, clip, standalone, tmp_path):
+    inner, rank = layouts.TINY_CONFIG["hidden_size"], 2
+    name = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
+
+    def record(seed: int) -> dict[str, object]:
+        torch.manual_seed(seed)
+        lora = {
+            f"{name}.lora_down.weight": torch.randn(rank, inner),
+            f"{name}.lora_up.weight": torch.randn(inner, rank),
+            f"{name}.alpha": torch.tensor(2.0),
+        }
+        layouts.save_safetensors(lora, tmp_path / "models/loras/style.safetensors")
+        patched, _ = nodes["LoadSD2CLIPLora"].load(clip, "style.safetensors", 0.5)
+        conditioning, _ = nodes["EncodeSD2Text"].encode(patched, TEXT)
+        with safe_open(saved(nodes, conditioning, standalone), framework="pt") as file:
+            (entry,) = json.loads(file.metadata()["sd2_clip"])["entries"]
+        weights: dict[str, object] = entry["options"]["sd2_clip"]["weights"]
+        return weights
+
+    first, again, other = record(1), record(1), record(2)
+    assert first == again
+    assert first["patched_tensors"] == 1
+    assert first["sha256"] == other["sha256"] == clip.cond_stage_model.source.digest()
+    assert first["patches_sha256"] != other["patches_sha256"]

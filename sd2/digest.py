@@ -1,0 +1,49 @@
+"""SHA-256 of tensors and of what holds them: how provenance tells weights apart."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+
+def tensor_digest(tensor: torch.Tensor) -> str:
+    """Of shape, dtype and bytes."""
+    sha = hashlib.sha256()
+    _feed(sha, tensor)
+    return sha.hexdigest()
+
+
+def state_dict_digest(state_dict: Mapping[str, torch.Tensor]) -> str:
+    """Of all names, shapes, dtypes and bytes, whatever their order."""
+    sha = hashlib.sha256()
+    _feed(sha, state_dict)
+    return sha.hexdigest()
+
+
+def patches_digest(patches: Mapping[str, Any]) -> str:
+    """Of weight patches, ours or ComfyUI's: the tensors, numbers and names anywhere in them."""
+    sha = hashlib.sha256()
+    _feed(sha, patches)
+    return sha.hexdigest()
+
+
+def _feed(sha: Any, value: Any) -> None:
+    if isinstance(value, torch.Tensor):
+        sha.update(f"{list(value.shape)} {value.dtype}\n".encode())
+        sha.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    elif value is None or isinstance(value, (bool, int, float, str)):
+        sha.update(f"{value!r}\n".encode())
+    elif isinstance(value, Mapping):
+        for key in sorted(value, key=str):
+            sha.update(f"{key}\n".encode())
+            _feed(sha, value[key])
+    elif isinstance(value, (list, tuple)):
+        sha.update(f"[{len(value)}\n".encode())
+        for item in value:
+            _feed(sha, item)
+    else:  # an object such as a host's LoRA: what it is and what it holds
+        sha.update(f"{type(value).__qualname__}\n".encode())
+        _feed(sha, getattr(value, "__dict__", None))
