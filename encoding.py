@@ -117,6 +117,7 @@ def encode_text(
     conditioning: Conditioning = []
     for part in reading.parts:
         if part.text not in encoded:
+            part.tokens.log_ignored()
             encoded[part.text] = _weighted(
                 clip, part.tokens, weight_interpretation, token_normalization, masking
             )

@@ -5,7 +5,6 @@ at the next blank, or where another pack's syntax begins (``<lora:…>``, ``[a|b
 text. A name that nothing can be done with is dropped and reported, the text around it stays.
 """
 
-import logging
 import re
 from collections.abc import Callable, Sequence
 
@@ -17,9 +16,6 @@ EMBEDDING_PREFIX = "embedding:"
 
 _PIECE_STARTS = re.compile(rf"(?<=\s)(?={EMBEDDING_PREFIX})")
 _OTHER_SYNTAX = re.compile(r"[<\[]")
-
-log = logging.getLogger("sd2_clip")
-_logged: set[str] = set()
 
 
 class TokenGroups:
@@ -88,7 +84,6 @@ class TokenGroups:
             self.used[name] = UsedEmbedding(name, str(embedding.path), embedding.sha256, rows)
             if embedding.note:
                 self.warnings.append(f"{EMBEDDING_PREFIX}{name}: {embedding.note}")
-                _log_once(f"{embedding.path}: {embedding.note}")
         word = len(self.groups) + 1
         label = f"{EMBEDDING_PREFIX}{name}"
         self.groups.append(
@@ -100,10 +95,3 @@ class TokenGroups:
 
     def _ignore(self, name: str, why: Unusable) -> None:
         self.ignored.setdefault(name, IgnoredEmbedding(name, why.reason))
-        _log_once(f"{why.path or EMBEDDING_PREFIX + name}: embedding ignored: {why.reason}")
-
-
-def _log_once(message: str) -> None:
-    if message not in _logged:
-        _logged.add(message)
-        log.warning("%s", message)

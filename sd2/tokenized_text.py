@@ -1,5 +1,6 @@
 """What became of a text: its tokens in chunks, and everything the user should know about it."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     import torch
 
 Kind: TypeAlias = Literal["start", "token", "embedding", "end", "pad"]
+log = logging.getLogger("sd2_clip")
+_logged: set[tuple[str, str]] = set()
+
 LISTED = 5  # items of one kind that the report writes out
 
 
@@ -87,6 +91,16 @@ class TokenizedText:
             for number, chunk in enumerate(self.chunks)
             for token in chunk
         ]
+
+    def log_ignored(self) -> None:
+        """Warn of ignored embeddings, once per process for each name and reason.
+
+        For whoever encodes the text: one who only shows it, perhaps half typed, should not.
+        """
+        for item in self.ignored:
+            if (item.name, item.reason) not in _logged:
+                _logged.add((item.name, item.reason))
+                log.warning("embedding:%s is ignored: %s", item.name, item.reason)
 
     def report(self) -> str:
         """The counts, what was used, ignored and cut, and the warnings; a line for each."""

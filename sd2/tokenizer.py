@@ -153,7 +153,9 @@ class SDTokenizer:
         encoder's positions leave room for, and a longer chunk it could not take.
         """
         disable_weights = bool(kwargs.get("disable_weights", False))
-        return self.tokenize(text, disable_weights=disable_weights).pairs(return_word_ids)
+        tokens = self.tokenize(text, disable_weights=disable_weights)
+        tokens.log_ignored()
+        return tokens.pairs(return_word_ids)
 
     def untokenize(
         self, token_weight_pair: Sequence[tuple[Any, ...]]

@@ -350,13 +350,16 @@ def test_an_unchanged_file_is_read_once(tmp_path: Path) -> None:
 def test_ignored_embeddings_are_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    save_file({"emb_params": OTHER}, tmp_path / "wide.safetensors")
     tokenizer = SD2Tokenizer(str(tmp_path))
+    text = "embedding:logged_wide embedding:logged_gone"
+    save_file({"emb_params": OTHER}, tmp_path / "logged_wide.safetensors")
     with caplog.at_level(logging.WARNING, "sd2_clip"):
+        ignored = tokenizer.tokenize(text).ignored  # shown, perhaps while it is typed
+        assert [item.name for item in ignored] == ["logged_wide", "logged_gone"]
+        assert caplog.records == []
         for _ in range(3):
-            ignored = tokenizer.tokenize("embedding:wide embedding:gone").ignored
-    assert [item.name for item in ignored] == ["wide", "gone"]
-    assert len(caplog.records) == 2
+            tokenizer.tokenize_with_weights(text)  # to be encoded
+    assert [record.args[0] for record in caplog.records] == ["logged_wide", "logged_gone"]
 
 
 @pytest.mark.parametrize(
