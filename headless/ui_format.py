@@ -63,6 +63,7 @@ class _Converter:
         self.document = document
         self.classes = classes
         self.notes: list[str] = []
+        self.values: dict[UiNode, dict[str, Any]] = {}
         self.resolved: dict[tuple[Scope, str, int, str], Link | Value | _Pushed | None] = {}
 
     def convert(self) -> dict[str, Any]:
@@ -93,6 +94,11 @@ class _Converter:
         return {"inputs": inputs, "class_type": node.type, "_meta": {"title": title or node.type}}
 
     def _values(self, node: UiNode) -> dict[str, Any]:
+        if node not in self.values:
+            self.values[node] = self._read_values(node)
+        return self.values[node]
+
+    def _read_values(self, node: UiNode) -> dict[str, Any]:
         if node.type in self.classes:
             values, surplus = widget_values(node, self.classes[node.type])
             if surplus > 0:
@@ -194,7 +200,22 @@ class _Converter:
             link = self._link(scope.parent, scope.instance, entry)
             if link is not None:
                 return scope.parent, link, entry.type
-        return Value(scope.host_values[name]) if name in scope.host_values else None
+        return self._host_value(scope, name)
+
+    def _host_value(self, scope: Scope, name: str) -> Value | None:
+        """What a subgraph's instance holds for an input that leads to a widget: its own value, or
+        that of the widget inside."""
+        while name not in scope.host_values:
+            if name not in scope.promoted:
+                return None
+            node_id, widget = scope.promoted[name]
+            if widget in scope.inner_values.get(node_id, {}):
+                return Value(scope.inner_values[node_id][widget])
+            if node_id not in scope.children:
+                values = self._values(scope.graph.nodes[node_id])
+                return Value(values[widget]) if widget in values else None
+            scope, name = scope.children[node_id], widget
+        return Value(scope.host_values[name])
 
     def _link(self, scope: Scope, node: UiNode, entry: UiInput) -> UiLink | None:
         if entry.link is None:

@@ -16,6 +16,11 @@ MOST_NODES = 1_000_000
 """Subgraphs may double at each level; this ends a workflow that means to fill the memory."""
 
 
+Promoted = Mapping[str, tuple[str, str]]
+"""Input of a subgraph -> node id and name of the widget right inside that it leads to; only the
+inputs that do lead to one, through any number of subgraphs, in order."""
+
+
 @dataclass(eq=False)
 class Scope:
     """The workflow itself, or one instance of a subgraph in it."""
@@ -30,6 +35,7 @@ class Scope:
     """The values that the instance holds for inputs of the subgraph (promoted widgets)."""
     inner_values: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Node id -> widget -> the value that the instance holds for it without such an input."""
+    promoted: Promoted = field(default_factory=dict)
     children: dict[str, Scope] = field(default_factory=dict)
 
 
@@ -53,17 +59,13 @@ def open_scopes(document: UiDocument, classes: NodeClasses) -> list[Scope]:
             if node.type in endless:
                 raise BrokenWorkflowError(f"{node.label}: the subgraph {graph.name!r} is in itself")
             child = Scope(graph, f"{scope.prefix}{node.id}:", scope, node)
-            _read_values(child, node, promoted[node.type])
+            child.promoted = promoted[node.type]
+            _read_values(child, node, child.promoted)
             # What a proxy further out holds for this instance comes before its own values.
             child.host_values |= scope.inner_values.get(node.id, {})
             scope.children[node.id] = child
             scopes.append(child)
     return scopes
-
-
-Promoted = Mapping[str, tuple[str, str]]
-"""Input of a subgraph -> node id and name of the widget right inside that it leads to; only the
-inputs that do lead to one, through any number of subgraphs, in order."""
 
 
 def _promoted_inputs(
@@ -107,15 +109,15 @@ def _widget_behind(
 
 def _read_values(scope: Scope, instance: UiNode, promoted: Promoted) -> None:
     """The widget values that a subgraph's instance holds in place of its inner nodes'."""
-    values = instance.values
+    values, named = instance.values, instance.named_values
     if isinstance(values, list) and instance.proxy_widgets:
         _read_proxies(scope, instance.proxy_widgets, values, promoted)
-    elif isinstance(values, list):
+    elif isinstance(values, list) and (named is None or len(values) == len(promoted)):
         scope.host_values |= _present(dict(zip(promoted, values, strict=False)))
     elif isinstance(values, dict):
         scope.host_values |= _present(values)
-    if instance.named_values is not None:
-        scope.host_values |= _present(instance.named_values)
+    for name, value in _present(named or {}).items():
+        scope.host_values.setdefault(name, value)
 
 
 def _read_proxies(

@@ -6,7 +6,7 @@ some that never reach a prompt; newer ones save them by name as well.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,17 +76,42 @@ def widget_values(node: UiNode, cls: NodeClass) -> tuple[dict[str, Any], int]:
         saved, surplus = _by_position(node.values, slots, cls)
     elif isinstance(node.values, dict):
         saved = dict(node.values)
-    if node.named_values is not None:
-        saved |= node.named_values
-        surplus = 0
     if any(option.endswith("_upload") for spec in cls.inputs for option in spec.options):
-        surplus = 0  # the editor's upload button, which early versions saved
-    values = {
-        slot.name: saved[slot.name] if slot.name in saved else default_value(slot.spec)
+        surplus = 0  # the editor's upload button is saved too
+    if node.named_values is not None and not _fits(saved, surplus, slots):
+        saved, surplus = saved | node.named_values, 0
+    values: dict[str, Any] = {}
+    for slot in slots:
+        if slot.spec is None:
+            continue
+        value = saved[slot.name] if slot.name in saved else default_value(slot.spec)
+        if slot.name in saved or value is not None:
+            values[slot.name] = value
+    return values, surplus
+
+
+def _fits(saved: Mapping[str, Any], surplus: int, slots: list[WidgetSlot]) -> bool:
+    """Whether values by position can be what this class's widgets hold.
+
+    Then they count, and not the names beside them: people and programs edit the positions, and
+    the editor (1.58) itself reads them. Where the class has changed since, names are surer.
+    """
+    return surplus == 0 and all(
+        slot.name in saved and _may_hold(slot.spec, saved[slot.name])
         for slot in slots
         if slot.spec is not None
+    )
+
+
+def _may_hold(spec: InputSpec, value: Any) -> bool:
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "INT": (int, float),
+        "FLOAT": (int, float),
+        "STRING": str,
+        "BOOLEAN": bool,
     }
-    return values, surplus
+    kind = kinds.get(input_type(spec))
+    return kind is None or (isinstance(value, kind) and (kind is bool or type(value) is not bool))
 
 
 def _by_position(
@@ -129,7 +154,7 @@ def _without_forced(values: list[Any], slots: list[WidgetSlot], cls: NodeClass) 
 
 
 def default_value(spec: InputSpec) -> Any:
-    """What the editor's widget starts with."""
+    """What the editor's widget starts with; None if that is not known."""
     if "default" in spec.options:
         return spec.options["default"]
     choices = spec.choices

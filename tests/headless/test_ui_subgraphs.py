@@ -104,7 +104,11 @@ def test_linked_input_of_the_instance_beats_its_value():
     [
         pytest.param(["host"], {}, "host", id="by position"),
         pytest.param({"text": "host"}, {}, "host", id="by name in an object"),
-        pytest.param(["x"], {"widgets_values_named": {"text": "host"}}, "host", id="named"),
+        pytest.param([], {"widgets_values_named": {"text": "host"}}, "host", id="named"),
+        pytest.param(["host"], {"widgets_values_named": {"text": "x"}}, "host", id="both"),
+        pytest.param(
+            ["x", 1], {"widgets_values_named": {"text": "host"}}, "host", id="named, positions off"
+        ),
         pytest.param([], {}, "inner", id="empty"),
         pytest.param(None, {}, "inner", id="absent"),
         pytest.param([None], {}, "inner", id="hole"),
@@ -123,6 +127,22 @@ def test_promoted_widget_of_an_input(values, extra, expected):
     canvas = outside("clip:CLIP text!:STRING", values, **extra)
     canvas.define("sub", inside(text=1), inputs="clip:CLIP text:STRING", outputs="C:COND")
     assert inputs(canvas)["5:7"]["text"] == expected
+
+
+@pytest.mark.parametrize("deep", [False, True], ids=["subgraph", "nested subgraph"])
+def test_input_that_leads_to_a_widget_holds_its_value_for_other_nodes_too(deep):
+    inner = inside(text=1)
+    inner.add(8, "Absent", inputs="anything:*")
+    inner.link(-10, 1, 8, "anything")
+    canvas = outside("clip:CLIP text!:STRING", [])
+    if deep:
+        middle = nested()
+        middle.define("inner", inner, inputs="c:CLIP text:STRING", outputs="C:COND")
+        canvas.define("sub", middle, inputs="clip:CLIP text:STRING", outputs="C:COND")
+    else:
+        canvas.define("sub", inner, inputs="clip:CLIP text:STRING", outputs="C:COND")
+    found = inputs(canvas)
+    assert found["5:9:8" if deep else "5:8"] == {"anything": "inner"}
 
 
 def test_each_instance_has_its_own_values():

@@ -123,10 +123,20 @@ def test_widget_values(saved):
     assert inputs(canvas, "1") == SAMPLE
 
 
-def test_named_values_come_before_positions():
+@pytest.mark.parametrize(
+    ("positions", "expected"),
+    [
+        pytest.param(["a.pt", 0], {"name": "a.pt", "index": 0}, id="positions fit"),
+        pytest.param(["a.pt"], {"name": "b.pt", "index": 9}, id="too few"),
+        pytest.param(["a.pt", 0, 1], {"name": "b.pt", "index": 9}, id="too many"),
+        pytest.param([0, "a.pt"], {"name": "b.pt", "index": 9}, id="other types"),
+        pytest.param(["a.pt", True], {"name": "b.pt", "index": 9}, id="a boolean is no number"),
+    ],
+)
+def test_names_count_where_positions_do_not_fit_the_class(positions, expected):
     canvas = Canvas()
-    canvas.add(1, "Load", ["a.pt", 0], widgets_values_named={"name": "b.pt", "index": 9})
-    assert inputs(canvas, "1") == {"name": "b.pt", "index": 9}
+    canvas.add(1, "Load", positions, widgets_values_named={"name": "b.pt", "index": 9})
+    assert inputs(canvas, "1") == expected
 
 
 @pytest.mark.parametrize("saved", [[], None, {}], ids=["empty", "absent", "empty object"])
