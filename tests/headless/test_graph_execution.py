@@ -344,6 +344,13 @@ def test_hidden_inputs():
     assert seen["dynamic"].get_node("7") == prompt["7"]
 
 
+def test_hidden_input_may_be_declared_as_a_tuple():
+    seen = []
+    look = fake_node(lambda id: seen.append(id), hidden={"id": ("UNIQUE_ID",)}, OUTPUT_NODE=True)
+    run({"7": node("Look")}, {"Look": look})
+    assert seen == ["7"]
+
+
 def test_raw_link_is_handed_on_as_it_is():
     seen = []
     look = fake_node(seen.append, required={"link": ("*", {"rawLink": True})}, OUTPUT_NODE=True)
@@ -378,6 +385,8 @@ def test_node_object_lives_as_long_as_its_node():
     assert calls({"1": node("Count", x=1)}) == 1
     assert calls({"1": node("Count", x=2), "2": node("Count", x=2)}) == 2
     executor.execute(executor.validate({"3": node("Show", value=1)}))
+    assert calls({"1": node("Count", x=3)}) == 1
+    executor.clear()
     assert calls({"1": node("Count", x=3)}) == 1
 
 
@@ -433,6 +442,19 @@ def test_output_nodes_of_an_expansion_run_and_belong_to_the_node():
         "parent_node": "1",
         "real_node_id": "1",
     }
+
+
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [
+        pytest.param([4, 5], [4, 5], id="a list of values"),
+        pytest.param(["x", 0], [1, 2], id="a link to a list"),
+    ],
+)
+def test_expansion_may_give_a_list(result, expected):
+    many = expanding(lambda me: {"x": listed(1, 2)}, lambda me: (result,), OUTPUT_IS_LIST=(True,))
+    prompt = {"1": node("Many"), "show": node("Show", value=["1", 0])}
+    assert shown(prompt, {"Many": many, "List": LIST}) == expected
 
 
 @pytest.mark.parametrize(

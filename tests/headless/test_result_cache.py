@@ -66,6 +66,7 @@ def test_outputs_in_the_cache_still_show_their_ui():
     [
         (1, True),
         (1, 1.0),
+        (1.5, 2.5),
         (0, False),
         ("1", 1),
         (None, "None"),

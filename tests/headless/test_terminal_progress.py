@@ -31,9 +31,13 @@ def test_reports_draw_a_bar():
     assert "0/4" in drawn
 
 
-def test_line_is_wiped_at_the_end():
-    drawn = show(Terminal(), EXECUTING, ("execution_success", {}))
-    assert drawn.split("\r")[-1].strip() == ""
+@pytest.mark.parametrize("event", ["execution_success", "execution_error", "execution_interrupted"])
+def test_line_is_wiped_at_the_end(event):
+    stream = Terminal()
+    progress = TerminalProgress({}, stream=stream)
+    progress(*EXECUTING)
+    progress(event, {})
+    assert stream.getvalue().split("\r")[-1].strip() == ""
 
 
 def test_end_of_execution_is_no_node():

@@ -162,6 +162,22 @@ def test_positions_count_promoted_inputs_only():
     assert (found["strength"], found["text"]) == (0.25, "host")
 
 
+@pytest.mark.parametrize(
+    ("kind", "entry"),
+    [
+        pytest.param("Encode", "text:STRING", id="known by its class"),
+        pytest.param("Absent", "text!:STRING", id="known by its socket"),
+    ],
+)
+def test_promoted_widget_is_known_by_class_or_socket(kind, entry):
+    inner = Canvas()
+    inner.add(7, kind, inputs=f"clip:CLIP {entry}")
+    inner.link(-10, 0, 7, "text")
+    canvas = outside("clip:CLIP", ["host"])
+    canvas.define("sub", inner, inputs="words:STRING clip:CLIP", outputs="C:COND")
+    assert inputs(canvas)["5:7"]["text"] == "host"
+
+
 def test_proxy_without_an_input_changes_the_inner_node():
     canvas = outside(
         "clip:CLIP",
@@ -247,7 +263,7 @@ def test_subgraph_in_itself_is_an_error():
     inner.add(8, "sub", inputs="clip:CLIP", outputs="C:COND")
     canvas = outside()
     canvas.define("sub", inner, inputs="clip:CLIP", outputs="C:COND")
-    with pytest.raises(BrokenWorkflowError, match="is in itself"):
+    with pytest.raises(BrokenWorkflowError, match="Subgraph sub' is in itself"):
         convert(canvas)
 
 

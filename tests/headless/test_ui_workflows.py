@@ -252,9 +252,10 @@ def test_primitive_fills_the_widgets_it_is_linked_to(mode):
     assert {node["inputs"]["text"] for node in converted.values()} == {"from afar"}
 
 
-def test_primitive_without_a_value_leaves_the_widget_alone():
+@pytest.mark.parametrize("saved", [None, [], {}], ids=["absent", "empty", "empty object"])
+def test_primitive_without_a_value_leaves_the_widget_alone(saved):
     canvas = Canvas()
-    canvas.add(5, "PrimitiveNode", outputs="STRING:STRING")
+    canvas.add(5, "PrimitiveNode", saved, outputs="STRING:STRING")
     canvas.add(1, "Encode", ["own", 1], inputs="clip:CLIP text!:STRING")
     canvas.link(5, 0, 1, "text")
     assert inputs(canvas, "1")["text"] == "own"

@@ -94,6 +94,12 @@ def test_editor_workflow_beside_the_prompt_is_kept(tmp_path):
     assert loaded.ui_workflow == UI
 
 
+def test_png_text_may_be_latin_1(tmp_path):
+    text = json.dumps({"1": node("Show", value="\xfcber")}, ensure_ascii=False)
+    data = png(chunk(b"tEXt", b"prompt\0" + text.encode("latin-1")))
+    assert load(tmp_path, data).prompt["1"]["inputs"] == {"value": "über"}
+
+
 def test_document_may_be_given_itself():
     assert load_workflow(PROMPT, NODES).prompt == PROMPT
 
