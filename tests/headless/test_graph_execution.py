@@ -416,6 +416,12 @@ def test_expansion_runs_the_nodes_it_adds():
     assert execution.executed == ("1.n", "1.a", "1", "show")
 
 
+def test_node_of_an_expansion_that_nothing_needs_does_not_run():
+    spare = expanding(lambda me: {"x": node("Number", value=1)}, lambda me: (5,))
+    prompt = {"1": node("Spare"), "show": node("Show", value=["1", 0])}
+    assert run(prompt, {"Spare": spare}).executed == ("1", "show")
+
+
 def test_expansion_may_expand_again():
     def count_down(n, unique_id):
         if n == 0:

@@ -82,6 +82,16 @@ def test_values_of_different_types_are_different(one, other):
     assert runs({"1": node("Show", value={**wrap, "__value__": other})}) == ("1",)
 
 
+@pytest.mark.parametrize(
+    "value", [1, -1, 1.5, True, False, None, "", "猫", [1, [2]], {"b": 1, "a": [None]}], ids=repr
+)
+def test_same_value_is_the_same(value):
+    runs = Runs()
+    prompt = {"1": node("Show", value={"__value__": value})}
+    runs(prompt)
+    assert runs(prompt) == ()
+
+
 def test_neighbouring_texts_are_not_confused():
     two = fake_node(
         lambda a, b: (), required={"a": ("STRING", {}), "b": ("STRING", {})}, OUTPUT_NODE=True

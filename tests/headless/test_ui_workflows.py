@@ -1,6 +1,7 @@
 import pytest
 from fake_graph import fake_node
 from sd2_clip.headless.errors import BrokenWorkflowError
+from sd2_clip.headless.ui_document import read_ui_document
 from sd2_clip.headless.ui_format import convert_ui_workflow
 from ui_canvas import Canvas
 
@@ -299,6 +300,7 @@ def bypassed(types, given, wanted, slot=0):
         pytest.param("a:CLIP", "o:CLIP", "CLIP", 0, 0, id="same position"),
         pytest.param("a:MODEL b:CLIP", "o:MODEL p:CLIP", "CLIP", 1, 1, id="second position"),
         pytest.param("a:MODEL b:CLIP", "o:CLIP", "CLIP", 0, 1, id="first of the type"),
+        pytest.param("a:CLIP b:CLIP", "o:CLIP p:CLIP", "CLIP", 1, 1, id="position before type"),
         pytest.param("a:VAE b:clip c:CLIP", "o:CLIP", "CLIP", 0, 2, id="exact before fitting"),
         pytest.param("a:VAE b:CLIP,MODEL", "o:CLIP", "CLIP", 0, 1, id="one of several types"),
         pytest.param("a:VAE b:*", "o:CLIP", "CLIP", 0, 1, id="wildcard input"),
@@ -376,6 +378,11 @@ def test_group_node_of_old_editors_is_noted():
     document["extra"]["groupNodes"] = {"Mine": {"nodes": []}}
     _, said = convert_ui_workflow(document, CLASSES)
     assert said[0].startswith("node 9 (workflow>Mine): group nodes are not supported")
+
+
+def test_socket_of_a_combo_may_list_its_choices():
+    document = {"nodes": [{"id": 1, "type": "A", "inputs": [{"name": "m", "type": ["a", "b"]}]}]}
+    assert read_ui_document(document).root.nodes["1"].inputs[0].type == "COMBO"
 
 
 # Damage
