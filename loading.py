@@ -6,8 +6,8 @@ Nodes, command line, data sets and library all load through here.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -73,13 +73,20 @@ class EncoderSource:
             if not unchanged:
                 return "unknown: the file was changed after it was loaded"
             checkpoint = open_checkpoint(self.detection.path)
-            self._digest = state_dict_digest(_read(checkpoint, self.detection))
+            self._digest = state_dict_digest(_tensors(checkpoint, self.detection))
         return self._digest
 
 
-def _read(checkpoint: Checkpoint, detection: Detection) -> dict[str, torch.Tensor]:
-    """The encoder's tensors under canonical names, mapped: nothing is read until touched."""
-    return convert(checkpoint.read(set(detection.names.values())), detection)
+def _tensors(checkpoint: Checkpoint, detection: Detection) -> Iterator[tuple[str, torch.Tensor]]:
+    """The encoder's tensors under canonical names, mapped: nothing is read until touched.
+
+    One by one, so that the pages of one whose copy is kept can go before the next is read.
+    """
+    names: dict[str, dict[str, str]] = {}  # OpenCLIP's query, key and value are in one source
+    for name, source in detection.names.items():
+        names.setdefault(source, {})[name] = source
+    for source, part in names.items():
+        yield from convert(checkpoint.read([source]), replace(detection, names=part)).items()
 
 
 def read_state_dict(
@@ -94,12 +101,12 @@ def read_state_dict(
     checkpoint = open_checkpoint(path)
     config = load_config((model_options or {}).get("clip_h_model_config"))
     detection = without_dead_parts(checkpoint, detect(checkpoint, config))
-    state_dict = _read(checkpoint, detection)
     report = progress_sink.get()
-    for done, name in enumerate(state_dict, start=1):
-        state_dict[name] = place(state_dict[name])
+    state_dict: dict[str, torch.Tensor] = {}
+    for name, tensor in _tensors(checkpoint, detection):
+        state_dict[name] = place(tensor)
         if report is not None:
-            report(done, len(state_dict))
+            report(len(state_dict), len(detection.names))
     return checkpoint, detection, state_dict
 
 

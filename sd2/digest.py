@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -16,11 +16,9 @@ def tensor_digest(tensor: torch.Tensor) -> str:
     return sha.hexdigest()
 
 
-def state_dict_digest(state_dict: Mapping[str, torch.Tensor]) -> str:
-    """Of all names, shapes, dtypes and bytes, whatever their order."""
-    sha = hashlib.sha256()
-    _feed(sha, state_dict)
-    return sha.hexdigest()
+def state_dict_digest(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """Of all names, shapes, dtypes and bytes, whatever their order; one tensor at a time."""
+    return patches_digest({name: tensor_digest(tensor) for name, tensor in tensors})
 
 
 def patches_digest(patches: Mapping[str, Any]) -> str:
