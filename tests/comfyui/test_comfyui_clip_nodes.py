@@ -206,7 +206,9 @@ def test_core_node_does_the_same_with_our_clip(
     tolerance = 1e-4 if nodes == ("CLIPMergeAdd",) else TOLERANCE
     if of_2023 and "CLIPMerge" in request.node.name:
         tolerance = 2e-3  # a merged table in fp32, where ours has the dtype of the rest
-    assert_same(found["ours"], found["core"], tolerance=tolerance)
+    # Ours and 2023's call the projection by different names, so it is not merged.
+    unmerged = ("pooled0",) if of_2023 and build is merge_with_core else ()
+    assert_same(found["ours"], found["core"], but=unmerged, tolerance=tolerance)
     assert notes(comfyui, "ours") == notes(comfyui, "core")
 
 
