@@ -40,6 +40,7 @@ def _serve(
     base: Path, installation: Path, sizes: dict[str, int], config: dict[str, int] | None
 ) -> Iterator[ComfyUI]:
     write_models(base / "models", sizes)
+    os.sync()  # ComfyUI's start is timed; it should not wait for our disk
     server = ComfyUI(installation, base, config=config, packs=_packs())
     yield server
     server.stop()
