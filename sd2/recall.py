@@ -3,6 +3,9 @@
 A prompt encoded again, the empty prompt that weights are measured from, and the beginning of a
 prompt that was edited further on: attention is causal, so places before the edit keep their
 states. Only for encoders on the CPU, where that is slow and comparing costs nothing.
+
+Where something else has a hand in the computation (autocast, hooks, replaced methods), all is
+computed and nothing remembered.
 """
 
 from __future__ import annotations
@@ -26,6 +29,9 @@ PASTS = 4
 
 SAMPLE = 8
 """Numbers of each weight that are compared before an old result counts."""
+
+_METHODS = frozenset(["forward", "gelu", "row"])
+"""What is called of a layer; others may put their own in its place, on the instance."""
 
 Key = tuple[Any, ...]
 """What the result is for (layer, projection), whether with a pooled row, and all of the input."""
@@ -68,10 +74,13 @@ class Recall:
 
     def encode(self, model: Encoder, x: Tensor, pooled_at: Tensor) -> tuple[Tensor, Tensor]:
         """``model.compute`` on x (B, T, W), float32 on the CPU; pooled rows for the first P."""
-        if self._weights is None or not self._weights.are_those_of(model.transformer):
+        modules, tensors = _parts(model.transformer)
+        if torch.is_autocast_enabled("cpu") or any(map(_is_altered, modules)):
+            return model.compute(x, pooled_at, Past())
+        if self._weights is None or not self._weights.are(modules, tensors):
             self._results.clear()
             self._pasts.clear()
-            self._weights = _Weights(model.transformer)
+            self._weights = _Weights(modules, tensors)
         count = len(pooled_at)
         keys: list[Key] = [
             (model.purpose(), i < count, one.numpy().tobytes()) for i, one in enumerate(x)
@@ -142,25 +151,30 @@ class Recall:
 class _Weights:
     """How a model's weights were: which tensors, how often changed, and some of their numbers.
 
-    Replacing a parameter, changing it in place and assigning its ``data`` are all seen for certain;
-    a write through ``data`` (``weight.data += …``) goes unnoticed by torch and is seen if it
-    touches the sample.
+    Replacing a layer or a parameter, changing it in place and assigning its ``data`` are all seen
+    for certain; a write through ``data`` (``weight.data += …``) goes unnoticed by torch and is seen
+    if it touches the sample.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._tensors = _parameters(model)
-        self._states = _states(self._tensors)
-        self._views = [_sample(tensor) for tensor in self._tensors]
+    def __init__(self, modules: Sequence[nn.Module], tensors: Sequence[Tensor]) -> None:
+        self._modules = modules
+        self._tensors = tensors
+        self._states = _states(tensors)
+        self._views = [_sample(tensor) for tensor in tensors]
         self._numbers = torch.cat(self._views)
 
-    def are_those_of(self, model: nn.Module) -> bool:
-        now = _parameters(model)
+    def are(self, modules: Sequence[nn.Module], tensors: Sequence[Tensor]) -> bool:
+        """Whether these are the same, unchanged."""
         return (
-            len(now) == len(self._tensors)
-            and all(map(operator.is_, now, self._tensors))
-            and _states(now) == self._states
+            _same(modules, self._modules)
+            and _same(tensors, self._tensors)
+            and _states(tensors) == self._states
             and torch.equal(torch.cat(self._views), self._numbers)
         )
+
+
+def _same(now: Sequence[Any], before: Sequence[Any]) -> bool:
+    return len(now) == len(before) and all(map(operator.is_, now, before))
 
 
 def _states(tensors: Sequence[Tensor]) -> list[tuple[int, int, torch.dtype]]:
@@ -170,13 +184,22 @@ def _states(tensors: Sequence[Tensor]) -> list[tuple[int, int, torch.dtype]]:
         return [(-1, t.data_ptr(), t.dtype) for t in tensors]
 
 
-def _parameters(module: nn.Module) -> list[Tensor]:
-    """``module.parameters()`` in a tenth of the time."""
-    found: list[Tensor] = [p for p in module._parameters.values() if p is not None]
-    for child in module._modules.values():
-        if child is not None:
-            found += _parameters(child)
-    return found
+def _parts(module: nn.Module) -> tuple[list[nn.Module], list[Tensor]]:
+    """``module.modules()`` and ``module.parameters()`` in a tenth of the time."""
+    modules, tensors = [module], []
+    for part in modules:  # grows meanwhile
+        tensors += [p for p in part._parameters.values() if p is not None]
+        modules += [child for child in part._modules.values() if child is not None]
+    return modules, tensors
+
+
+def _is_altered(module: nn.Module) -> bool:
+    """Whether calls of *module* do more, or other things, than its class and weights say."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or not _METHODS.isdisjoint(module.__dict__)
+    )
 
 
 def _sample(tensor: Tensor) -> Tensor:

@@ -159,6 +159,74 @@ def test_changed_weights_count_at_once(model, change):
     assert not torch.equal(model.clip_h(prompt)[0], before)
 
 
+def test_low_precision_of_autocast_is_not_remembered(model):
+    prompt = [chunk(320, 1125)]
+    with torch.autocast("cpu", torch.bfloat16):
+        low, _ = model.clip_h(prompt)
+    assert_right(model, prompt)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(model.clip_h(prompt)[0], low, atol=0, rtol=0)
+
+
+def block(model):
+    return model.clip_h.transformer.text_model.encoder.layers[1]
+
+
+class Wrapped(torch.nn.Module):
+    """A layer in a layer, as those who train or quantise put it there."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return 2 * self.inner(x)
+
+
+def doubled(function):
+    return lambda *arguments: 2 * function(*arguments)
+
+
+def halved(module, arguments):
+    return (arguments[0] / 2, *arguments[1:])
+
+
+INTERVENTIONS = {
+    "hook": lambda model: block(model).register_forward_hook(lambda *call: 2 * call[2]),
+    "pre-hook": lambda model: block(model).mlp.register_forward_pre_hook(halved),
+    "forward of a layer": lambda model: setattr(
+        block(model).mlp.fc2, "forward", doubled(block(model).mlp.fc2.forward)
+    ),
+    "gelu of a layer": lambda model: setattr(
+        block(model).mlp.fc1, "gelu", doubled(block(model).mlp.fc1.gelu)
+    ),
+    "layer in a layer": lambda model: setattr(
+        block(model).mlp, "fc2", Wrapped(block(model).mlp.fc2)
+    ),
+}
+
+
+@pytest.mark.parametrize("intervene", INTERVENTIONS.values(), ids=list(INTERVENTIONS))
+def test_interventions_count_at_once(model, intervene):
+    prompt = [chunk(320, 1125)]
+    before, _ = model.clip_h(prompt)
+    intervene(model)
+    assert_right(model, prompt)
+    assert not torch.equal(model.clip_h(prompt)[0], before)
+
+
+def test_a_hook_is_called_each_time_and_leaves_no_trace(model):
+    prompt = [chunk(320, 1125)]
+    before, _ = model.clip_h(prompt)
+    calls = []
+    hook = block(model).register_forward_hook(lambda *call: calls.append(1) or 2 * call[2])
+    for _ in range(2):
+        model.clip_h(prompt)
+    hook.remove()
+    assert len(calls) == 2
+    torch.testing.assert_close(model.clip_h(prompt)[0], before, atol=0, rtol=0)
+
+
 def test_results_are_the_callers_to_change(model):
     expected, _ = model.clip_h([chunk(5)])
     model.clip_h([chunk(5)])[0].zero_()
