@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import host
+from .host.folders import weight_files
 from .provenance import RECORD_KEY, EncodingRecord, patches_of
 from .sd2.errors import OptionError, SD2ClipError
 from .sd2.reading import ReadPart, ReadText, read
@@ -103,6 +104,11 @@ def encode_text(
     if reading.obstacle:
         raise OptionError(reading.obstacle)
     if stop_at_clip_layer:
+        if getattr(clip.cond_stage_model.clip_h, "layer", None) == "all":
+            raise OptionError(
+                "stop_at_clip_layer chooses one layer, and this CLIP was loaded to give all. "
+                "Set it to 0, or load the CLIP with another layer."
+            )
         clip = clip.clone()
         clip.clip_layer(stop_at_clip_layer)
     options = {
@@ -181,7 +187,8 @@ def _record(
         options=options,
         layer=layer_text(clip),
         tokens=part.tokens,
-        model=clip.cond_stage_model,
+        dtype=str(next(clip.cond_stage_model.parameters()).dtype).removeprefix("torch."),
+        source=getattr(clip.cond_stage_model, "source", None),
         patches=patches_of(clip),
         cond_digest=tensor_digest(cond),
     )
@@ -201,6 +208,8 @@ def layer_text(clip: Clip) -> str:
     count: int = inner.num_layers
     # ComfyUI of 2023 had no options but the layer.
     default = inner.options_default if hasattr(inner, "options_default") else inner.layer_default
+    if default[0] == "all":
+        return f"all {count} layers"
     layer_idx = default[1] if clip.layer_idx is None else clip.layer_idx
     number = count if layer_idx is None else layer_idx % count + 1
     known = {count: "the very last", count - 1: "SD2's default"}
@@ -218,8 +227,8 @@ def embeddings_identity(text: str | None, syntax: str | None = "comfy") -> str:
     """
     folders = [str(folder) for folder in host.current().model_folders("embeddings")]
     if text is None or syntax != "comfy":
-        files = sorted(path for folder in folders for path in Path(folder).rglob("*"))
-        stats = [(str(path), stat.st_mtime_ns, stat.st_size) for path, stat in _stats(files)]
+        files = [Path(f, name) for f in folders for name in weight_files(Path(f), [""])]
+        stats = [(str(file), stat.st_mtime_ns, stat.st_size) for file, stat in _stats(files)]
         return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
     if "embedding:" not in text:
         return ""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from .host.interface import Clip, Conditioning
+    from .loading import EncoderSource
     from .sd2.tokenized_text import TokenizedText
 
 RECORD_KEY = "sd2_clip"
@@ -30,25 +31,35 @@ class EncodingRecord:
     """``syntax``, ``weight_interpretation`` and the others of ``encode_text``."""
     layer: str
     tokens: TokenizedText
-    model: Any
-    """The text encoder; its ``source`` knows the file."""
+    dtype: str
+    source: EncoderSource | None
+    """The file of the weights; None: unknown. Not the model itself, which would live on here."""
     patches: Mapping[str, Any]
     """Changes of weights by LoRAs and merges, by the weight's name."""
     cond_digest: str
 
-    def as_json(self, cond: torch.Tensor) -> dict[str, Any]:
+    def __deepcopy__(self, memo: Any) -> EncodingRecord:
+        return self  # nobody changes it
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (self.as_json(),)  # pickled, it is what it says
+
+    def as_json(self, cond: torch.Tensor | None = None) -> dict[str, Any]:
         """All of it as JSON-able values; *cond* is the tensor that is about to be saved."""
         from .sd2.digest import patches_digest, tensor_digest
 
-        source = getattr(self.model, "source", None)
+        source = self.source
+        changed = {}
+        if cond is not None:
+            changed["changed_since_encoding"] = tensor_digest(cond) != self.cond_digest
         return {
             "text": self.text,
             "part": self.part,
             **self.options,
             "layer": self.layer,
-            "dtype": str(next(self.model.parameters()).dtype).removeprefix("torch."),
+            "dtype": self.dtype,
             "weights": {
-                "file": "loaded by another node" if source is None else str(source.detection.path),
+                "file": "unknown" if source is None else str(source.detection.path),
                 "sha256": None if source is None else source.digest(),
                 "patched_tensors": len(self.patches),
                 "patches_sha256": patches_digest(self.patches) if self.patches else None,
@@ -58,7 +69,7 @@ class EncodingRecord:
             ],
             "ignored": [f"{one.name}: {one.reason}" for one in self.tokens.ignored],
             "warnings": list(self.tokens.warnings),
-            "changed_since_encoding": tensor_digest(cond) != self.cond_digest,
+            **changed,
             "version": __version__,
         }
 
@@ -73,7 +84,7 @@ def save_with_record(
     folder: Path, prefix: str, conditioning: Conditioning, workflow: Mapping[str, str]
 ) -> Path:
     """Save under the next free name below *folder*; returns the path."""
-    from .sd2.conditioning import next_path, save_conditioning
+    from .sd2.conditioning import save_numbered
 
     plain = []
     for cond, options in conditioning:
@@ -81,6 +92,4 @@ def save_with_record(
         if isinstance(record, EncodingRecord):
             options = {**options, RECORD_KEY: record.as_json(cond)}
         plain.append([cond, options])
-    path = next_path(folder, prefix)
-    save_conditioning(path, plain, workflow)
-    return path
+    return save_numbered(folder, prefix, plain, workflow)

@@ -57,9 +57,10 @@ def diffusers_folders(folder: Path) -> list[str]:
 def list_models(host: Host, kinds: Sequence[str]) -> list[str]:
     """Every name a loader node offers, of all *kinds*.
 
-    Where two kinds hold the same name, the later one is listed as ``kind/name``.
+    Where two kinds hold the same name, the later one is listed as ``kind/name``; of two folders of
+    one kind the first counts, as in ComfyUI.
     """
-    names: list[str] = []
+    kind_of: dict[str, str] = {}
     seen = set()  # one folder may serve for several kinds
     for kind in kinds:
         find = diffusers_folders if kind == "diffusers" else weight_files
@@ -68,10 +69,9 @@ def list_models(host: Host, kinds: Sequence[str]) -> list[str]:
                 continue
             seen.add((find, folder))
             for name in find(folder):
-                unique = name if name not in names else f"{kind}/{name}"
-                if unique not in names:
-                    names.append(unique)
-    return sorted(names, key=str.lower)
+                if kind_of.setdefault(name, kind) != kind:
+                    kind_of[f"{kind}/{name}"] = kind
+    return sorted(kind_of, key=str.lower)
 
 
 def locate(folder: Path, name: str) -> Path | None:

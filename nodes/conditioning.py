@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,7 @@ class SaveSD2Conditioning:
             workflow = {key: json.dumps(value) for key, value in documents.items()}
         folder = host.current().output_directory()
         path = save_with_record(folder, filename_prefix, conditioning, workflow)
-        place = path.parent.relative_to(Path(folder).absolute()).as_posix()
+        place = path.parent.relative_to(os.path.abspath(folder)).as_posix()
         shapes = [str(list(cond.shape)) for cond, _ in conditioning]
         saved = {"filename": path.name, "subfolder": "" if place == "." else place}
         return {
@@ -112,7 +113,9 @@ class LoadSD2Conditioning:
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, conditioning_name: str) -> bool | str:
+    def VALIDATE_INPUTS(cls, conditioning_name: str | None) -> bool | str:
+        if conditioning_name is None:
+            return True  # linked: known when the node runs
         try:
             _path(conditioning_name)
         except ModelNotFoundError as error:
@@ -120,7 +123,9 @@ class LoadSD2Conditioning:
         return True
 
     @classmethod
-    def IS_CHANGED(cls, conditioning_name: str) -> Any:
+    def IS_CHANGED(cls, conditioning_name: str | None) -> Any:
+        if conditioning_name is None:
+            return float("nan")
         stat = _path(conditioning_name).stat()
         return [stat.st_mtime_ns, stat.st_size]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import host
 from ..host.folders import CLIP_KINDS, list_models, resolve_model
+from ..sd2.errors import SD2ClipError
 
 if TYPE_CHECKING:
     from ..host.interface import Clip
@@ -84,22 +85,25 @@ class LoadSD2CLIP:
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, clip_name: str, device: str = "auto") -> bool | str:
+    def VALIDATE_INPUTS(cls, clip_name: str | None, device: str | None = "auto") -> bool | str:
         # Taking these two from the host's own check lets a workflow from another machine run:
         # its path separators and its GPUs may differ from ours.
         try:
-            resolve_model(host.current(), CLIP_KINDS, clip_name)
-        except Exception as error:
+            if clip_name is not None:  # linked: known when the node runs
+                resolve_model(host.current(), CLIP_KINDS, clip_name)
+        except SD2ClipError as error:
             return str(error)
-        if not re.fullmatch(r"auto|cpu|gpu(:\d+)?", device):
+        if device is not None and not re.fullmatch(r"auto|cpu|gpu(:\d+)?", device):
             return f"device {device!r} is unknown. Choose auto, cpu, or gpu:0, gpu:1, …"
         return True
 
     @classmethod
-    def IS_CHANGED(cls, clip_name: str, **_others: Any) -> Any:
+    def IS_CHANGED(cls, clip_name: str | None, **_others: Any) -> Any:
         # A file that was replaced under its name is loaded again.
         from ..sd2.checkpoint import identity
 
+        if clip_name is None:
+            return float("nan")
         return identity(resolve_model(host.current(), CLIP_KINDS, clip_name))
 
     def load(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import host
 from ..host.folders import list_models, resolve_model
+from ..sd2.errors import SD2ClipError
 
 if TYPE_CHECKING:
     from ..host.interface import Clip
@@ -56,18 +57,21 @@ class LoadSD2CLIPLora:
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, lora_name: str) -> bool | str:
+    def VALIDATE_INPUTS(cls, lora_name: str | None) -> bool | str:
         # Here, not by the host, so that the path separators of another machine are accepted.
         try:
-            resolve_model(host.current(), LORA_KINDS, lora_name)
-        except Exception as error:
+            if lora_name is not None:  # linked: known when the node runs
+                resolve_model(host.current(), LORA_KINDS, lora_name)
+        except SD2ClipError as error:
             return str(error)
         return True
 
     @classmethod
-    def IS_CHANGED(cls, lora_name: str, **_: Any) -> Any:
+    def IS_CHANGED(cls, lora_name: str | None, **_: Any) -> Any:
         from ..sd2.checkpoint import identity
 
+        if lora_name is None:
+            return float("nan")
         return identity(resolve_model(host.current(), LORA_KINDS, lora_name))
 
     def load(self, clip: Clip, lora_name: str, strength: float = 1.0) -> tuple[Clip, str]:

@@ -38,6 +38,14 @@ def test_a_name_in_two_kinds_can_be_chosen_in_both(standalone, models):
     assert [resolve_model(standalone, CLIP_KINDS, name) for name in names] == [second, first]
 
 
+def test_of_two_folders_of_one_kind_the_first_counts(tmp_path):
+    first = touch(tmp_path / "a/text_encoders/model.safetensors")
+    touch(tmp_path / "b/text_encoders/model.safetensors")
+    runs_in = StandaloneHost([tmp_path / "a", tmp_path / "b"])
+    assert list_models(runs_in, CLIP_KINDS) == ["model.safetensors"]
+    assert resolve_model(runs_in, CLIP_KINDS, "model.safetensors") == first
+
+
 def test_both_separators_are_accepted(standalone, models):
     file = touch(models / "checkpoints/sd/v2.ckpt")
     assert resolve_model(standalone, CLIP_KINDS, "sd\\v2.ckpt") == file

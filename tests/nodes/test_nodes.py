@@ -1,6 +1,11 @@
 """The nodes, called as an executor calls them, on a standalone host."""
 
+import copy
+import gc
 import json
+import pickle
+import re
+import weakref
 
 import layouts
 import pytest
@@ -98,21 +103,38 @@ def saved(nodes, conditioning, standalone, prefix="conditioning/sd2", **hidden):
 
 def test_saved_conditioning_comes_back_as_it_was(nodes, clip, standalone):
     conditioning, _ = nodes["EncodeSD2Text"].encode(clip, TEXT)
-    conditioning[0][1].update(start_percent=0.0, end_percent=0.5, area=(1, 2, 3))
-    conditioning.append([torch.randn(1, 154, 32).half(), {"mask": torch.ones(3)}])
+    options = {
+        "pooled_output": conditioning[0][1]["pooled_output"],
+        "start_percent": 0.0,
+        "area": (1, 2, 3),
+        "reference_latents": [torch.ones(1, 2), torch.zeros(3)],
+        "cond": torch.arange(9),
+        "0.cond": torch.arange(4),
+        "limits": {"low": float("-inf"), 3: [None, True, ("a", {"$tensor": "no tensor"})]},
+        "text": "half a pair \ud83d",
+    }
+    conditioning = [[conditioning[0][0], options], [torch.randn(1, 154, 32).half(), {}]]
     path = saved(nodes, conditioning, standalone)
     name = path.relative_to(standalone.output_directory()).as_posix()
     (loaded,) = nodes["LoadSD2Conditioning"].load(f"{name} [output]")
-    assert [list(options) for _, options in loaded] == [
-        list(dict.fromkeys([*sorted(o, key=lambda k: not isinstance(o[k], torch.Tensor))]))
-        for _, o in conditioning
-    ]
-    for (cond, options), (expected, expected_options) in zip(loaded, conditioning, strict=True):
-        torch.testing.assert_close(cond, expected)
-        for key, value in expected_options.items():
-            if isinstance(value, torch.Tensor):
-                torch.testing.assert_close(options[key], value)
-    assert (loaded[0][1]["end_percent"], loaded[0][1]["area"]) == (0.5, [1, 2, 3])
+    torch.testing.assert_close([cond for cond, _ in loaded], [cond for cond, _ in conditioning])
+    found = loaded[0][1]
+    assert list(found) == list(options)
+    for key, value in options.items():
+        if key in ("limits", "text", "start_percent", "area"):
+            assert found[key] == value
+            assert type(found[key]) is type(value)
+        else:
+            torch.testing.assert_close(found[key], value)
+
+
+def test_a_damaged_file_is_named(nodes, standalone, tmp_path):
+    from safetensors.torch import save_file
+
+    for about in ('{"format": "sd2_clip.conditioning/1"}', "[", "[]", '{"format": 3}'):
+        save_file({"0.cond": torch.zeros(2)}, tmp_path / "bad.safetensors", {"sd2_clip": about})
+        with pytest.raises(ConditioningError, match=r"bad\.safetensors"):
+            nodes["LoadSD2Conditioning"].load("bad.safetensors")
 
 
 def test_a_saved_file_says_how_it_was_made(nodes, clip, standalone):
@@ -157,11 +179,64 @@ def test_every_save_takes_the_next_number(nodes, clip, standalone):
     assert leftovers == []
 
 
-@pytest.mark.parametrize("prefix", ["../out", "/tmp/out", "a/../../../out"])
-def test_nothing_is_saved_outside_the_output_folder(prefix, nodes, clip):
+@pytest.mark.parametrize(
+    "prefix", ["../out", "/tmp/out", "a/../../../out", "", ".", "a/..", "a:b", "C:/x"]
+)
+def test_nothing_is_saved_outside_the_output_folder(prefix, nodes, clip, standalone):
     conditioning, _ = nodes["EncodeSD2Text"].encode(clip, TEXT)
     with pytest.raises(ConditioningError, match="leads out of the output folder"):
         nodes["SaveSD2Conditioning"].save(conditioning, prefix)
+    assert list(standalone.output_directory().parent.rglob("*_00001_*")) == []
+
+
+def test_an_output_folder_may_be_named_by_a_detour(nodes, clip, standalone, tmp_path):
+    standalone._output = tmp_path / "models" / ".." / "output"
+    conditioning, _ = nodes["EncodeSD2Text"].encode(clip, TEXT)
+    assert saved(nodes, conditioning, standalone).exists()
+
+
+def test_a_number_that_another_took_meanwhile_is_not_taken_again(
+    nodes, clip, standalone, monkeypatch
+):
+    conditioning, _ = nodes["EncodeSD2Text"].encode(clip, TEXT)
+    first = saved(nodes, conditioning, standalone)
+    before = first.read_bytes()
+    # A fake of the race: the other's file appears after the folder was listed.
+    monkeypatch.setattr("os.listdir", lambda _folder: [])
+    second = saved(nodes, conditioning, standalone)
+    assert second.name == "sd2_00002_.safetensors"
+    assert first.read_bytes() == before
+
+
+def test_the_date_may_be_part_of_the_prefix(nodes, clip, standalone):
+    conditioning, _ = nodes["EncodeSD2Text"].encode(clip, TEXT)
+    path = saved(nodes, conditioning, standalone, "sd2_%year%-%month%")
+    assert re.fullmatch(r"sd2_\d{4}-\d\d_00001_\.safetensors", path.name)
+
+
+def test_conditioning_does_not_hold_the_text_encoder(nodes, clip):
+    conditioning, _ = nodes["EncodeSD2Text"].encode(clip, TEXT)
+    model = weakref.ref(clip.cond_stage_model)
+    again = pickle.loads(pickle.dumps(copy.deepcopy(conditioning)))
+    assert again[0][1]["sd2_clip"]["text"] == TEXT
+    clip.__dict__.clear()
+    gc.collect()
+    assert model() is None
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs"),
+    [
+        ("LoadSD2CLIP", {"clip_name": None, "device": None}),
+        ("LoadSD2CLIPLora", {"lora_name": None}),
+        ("LoadSD2Conditioning", {"conditioning_name": None}),
+    ],
+)
+def test_a_name_that_comes_by_a_link_is_checked_when_it_is_known(name, inputs, standalone):
+    node = NODE_CLASS_MAPPINGS[name]
+    assert node.VALIDATE_INPUTS(**inputs) is True
+    changed = node.IS_CHANGED(**inputs)
+    assert changed != changed  # nan: it is run each time
 
 
 def test_what_json_cannot_hold_is_named(nodes, clip):
@@ -194,6 +269,16 @@ def test_an_edited_embedding_changes_the_encoders_identity(clip, tmp_path):
     after = [node.IS_CHANGED(text=text) for text in texts]
     assert [a == b for a, b in zip(after, before, strict=True)] == [False, True, False]
     assert node.IS_CHANGED(text="a style", syntax="a1111") != a1111  # any word may name one
+
+
+def test_an_edited_embedding_behind_a_link_is_noticed(clip, tmp_path):
+    node = NODE_CLASS_MAPPINGS["EncodeSD2Text"]
+    (tmp_path / "elsewhere").mkdir()
+    layouts.save_safetensors({"x": torch.zeros(2)}, tmp_path / "elsewhere/far.safetensors")
+    (tmp_path / "models/embeddings/linked").symlink_to(tmp_path / "elsewhere")
+    before = node.IS_CHANGED(text=None)
+    layouts.save_safetensors({"x": torch.zeros(3)}, tmp_path / "elsewhere" / "far.safetensors")
+    assert node.IS_CHANGED(text=None) != before
 
 
 def test_a_replaced_file_changes_the_loaders_identity(clip, tmp_path):
