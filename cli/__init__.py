@@ -7,6 +7,7 @@ start without torch.
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import sys
 from collections.abc import Sequence
@@ -38,6 +39,9 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 only if all of it was done, 2 for a wrong command line, else 1."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A letter that the console does not have must not end what was done; stderr does the same.
+        sys.stdout.reconfigure(errors="backslashreplace")
     words = sys.argv[1:] if arguments is None else list(arguments)
     parsed = build_parser(words[0] if words else None).parse_args(words)
     logging.basicConfig(

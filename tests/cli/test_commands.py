@@ -1,6 +1,7 @@
 """The commands, each in a process of its own, as a user types them."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -9,10 +10,13 @@ from pathlib import Path
 import layouts
 import pytest
 import torch
+from browser_models import write_hollow
 from model_shapes import SD2_CONFIG
 from safetensors import safe_open
 from safetensors.torch import load_file
 from sd2_clip.sd2.conditioning import load_conditioning
+from sd2_clip.sd2.config import load_config
+from sd2_clip.sd2.naming import text_model_shapes
 
 ROOT = Path(__file__).parents[2]
 WORKFLOW = ROOT / "tests/workflows/first_steps.json"
@@ -29,9 +33,15 @@ def folder(tmp_path_factory):
     return folder
 
 
-def run(folder, *arguments):
-    command = [sys.executable, "-m", "sd2_clip", *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+def run(folder, *arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "sd2_clip", *map(str, arguments)],
+        cwd=folder,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def run_workflow(folder, *arguments, name="sd2.safetensors"):
@@ -151,6 +161,14 @@ def test_a_file_that_is_no_model_is_named(name, command, tmp_path):
     assert name in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_console_without_the_letters_of_a_name_gets_their_codes(tmp_path):
+    (tmp_path / "sd2_clip").symlink_to(ROOT, target_is_directory=True)
+    write_hollow(tmp_path / "猫.safetensors", text_model_shapes(load_config(), range(23)))
+    done = run(tmp_path, "inspect", "猫.safetensors", PYTHONIOENCODING="cp1252")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"\u732b.safetensors" in done.stdout
 
 
 def test_a_wrong_command_line_has_a_status_of_its_own(tmp_path):
