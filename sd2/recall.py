@@ -186,7 +186,8 @@ def _states(tensors: Sequence[Tensor]) -> list[tuple[int, int, torch.dtype]]:
 
 def _parts(module: nn.Module) -> tuple[list[nn.Module], list[Tensor]]:
     """``module.modules()`` and ``module.parameters()`` in a tenth of the time."""
-    modules, tensors = [module], []
+    modules: list[nn.Module] = [module]
+    tensors: list[Tensor] = []
     for part in modules:  # grows meanwhile
         tensors += [p for p in part._parameters.values() if p is not None]
         modules += [child for child in part._modules.values() if child is not None]
