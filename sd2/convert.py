@@ -8,7 +8,14 @@ import torch
 
 from .config import TextEncoderConfig
 from .detect import Detection
-from .naming import FINAL_NORM, LOGIT_SCALE, PROJECTION, layer_shapes, third_of_in_projection
+from .naming import (
+    FINAL_NORM,
+    LOGIT_SCALE,
+    PROJECTION,
+    TOKEN_EMBEDDING,
+    layer_shapes,
+    third_of_in_projection,
+)
 
 LOGIT_SCALE_START = 2.6592600369327783
 """ln(1 / 0.07), with which CLIP begins its training."""
@@ -19,8 +26,9 @@ def convert(
 ) -> dict[str, torch.Tensor]:
     """The tensors of *detection* under canonical names; nothing else of *state_dict*.
 
-    OpenCLIP's stacked query, key and value (3 * width, …) become views of it. A bare
-    ``text_projection`` is OpenCLIP's parameter, used as x @ W, and is transposed.
+    OpenCLIP's stacked query, key and value (3 * width, …) become views of it, and so does a token
+    table with rows behind the vocabulary. A bare ``text_projection`` is OpenCLIP's parameter, used
+    as x @ W, and is transposed.
     """
     converted = {}
     for name, source in detection.names.items():
@@ -32,6 +40,8 @@ def convert(
             tensor = tensor.t().contiguous()
         elif name == LOGIT_SCALE:
             tensor = tensor.reshape(())
+        elif name == TOKEN_EMBEDDING:
+            tensor = tensor[: detection.tokens]
         converted[name] = tensor
     return converted
 

@@ -17,7 +17,7 @@ from .checkpoint import Checkpoint, TensorInfo, open_checkpoint
 from .config import TextEncoderConfig, load_config
 from .errors import BrokenEncoderError, NotSD2Error
 from .families import FAMILY, contents, explain_not_sd2, refuse_tower
-from .naming import LOGIT_SCALE, PROJECTION, openclip_name, text_model_shapes
+from .naming import LOGIT_SCALE, PROJECTION, TOKEN_EMBEDDING, openclip_name, text_model_shapes
 from .towers import Naming, Tower, find_towers
 
 _FLOATS = frozenset(["F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"])
@@ -38,6 +38,8 @@ class Detection:
     model_layers: int
     """Layers of the whole encoder: 24. Its next to last is the one SD2 uses."""
     width: int
+    tokens: int
+    """Rows of the token table that are read; those behind, training has added."""
     dtype: str
     """safetensors' name of the type, or "mixed"."""
     family: str
@@ -192,6 +194,9 @@ def _faults(
             expected = [(), (1,)]
         elif source.endswith(("in_proj_weight", "in_proj_bias")):
             expected = [(3 * width, *shapes[canonical][1:])]
+        elif canonical == TOKEN_EMBEDDING:  # refuse_tower knows how many added tokens may follow
+            rows = max(match.tower.vocabulary or 0, config.vocab_size)
+            expected = [shapes[canonical], (rows, width)]
         else:
             expected = [shapes[canonical]]
         if info.shape not in expected:
@@ -225,6 +230,13 @@ def _describe(
     missing += [name for name in (PROJECTION, LOGIT_SCALE) if name not in match.names]
     used = set(match.names.values())
     surplus, suspicious = _leftovers(tower, tensors, used)
+    added = (tower.vocabulary or 0) - config.vocab_size
+    if added > 0:
+        suspicious.append(
+            f"The token table has {added:,} token{'s' if added > 1 else ''} behind the vocabulary, "
+            "as training of textual inversions adds; they are not read. To use what was trained, "
+            "put the textual inversion's own file into the embeddings folder."
+        )
     for other in others:
         suspicious.append(f"A second SD2 text encoder, at {other.prefix!r}, is not used.")
     for other in towers:
@@ -248,6 +260,7 @@ def _describe(
         num_layers=tower.blocks,
         model_layers=config.num_hidden_layers,
         width=config.hidden_size,
+        tokens=config.vocab_size,
         dtype=dtypes.pop() if len(dtypes) == 1 else "mixed",
         family=FAMILY,
         has_projection=bool(projection),

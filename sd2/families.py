@@ -20,6 +20,9 @@ VISION_WIDTH = 1280
 VISION_POSITIONS = 257
 """16 x 16 patches of 14 pixels, and the class token: pictures of 224 pixels."""
 
+MOST_ADDED_TOKENS = 1024
+"""Training of textual inversions adds rows to the token table; more are another vocabulary."""
+
 CHOOSE = (
     "Choose a file with the OpenCLIP ViT-H/14 text encoder: an SD 2.x checkpoint, or the "
     "text_encoder folder (model.safetensors) of an SD 2.x diffusers pipeline"
@@ -57,8 +60,8 @@ def refuse_tower(
         return (
             f"a text encoder for {positions} positions instead of {config.max_position_embeddings}"
         )
-    # A few tokens more than the vocabulary are SD2's, with tokens that training has added.
-    if vocabulary is not None and not 0 <= vocabulary - config.vocab_size <= 1024:
+    added = 0 if vocabulary is None else vocabulary - config.vocab_size
+    if not 0 <= added <= MOST_ADDED_TOKENS:
         return f"a text encoder with {vocabulary:,} tokens instead of {config.vocab_size:,}"
     if tower.blocks == 12 and config.num_hidden_layers == 24:
         return "OpenAI's CLIP RN50x64, as wide as SD2's but with 12 layers"

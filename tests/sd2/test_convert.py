@@ -1,5 +1,7 @@
 """Every layout, written by an independent generator, comes out as the same canonical encoder."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from layouts import (
@@ -16,6 +18,7 @@ from sd2_clip.sd2.config import load_config
 from sd2_clip.sd2.convert import complete, convert
 from sd2_clip.sd2.detect import detect
 from sd2_clip.sd2.examine import without_dead_parts
+from sd2_clip.sd2.naming import TOKEN_EMBEDDING
 
 CONFIG = load_config(TINY_CONFIG)
 EVERY_CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.row}-{case.name}")
@@ -71,6 +74,20 @@ def test_query_key_and_value_are_views_of_the_stacked_tensor(written):
         for part in "qkv"
     ]
     assert pointers == [stacked.data_ptr() + third * 32 * 32 * 4 for third in range(3)]
+
+
+@EVERY_CASE
+def test_tokens_added_by_training_are_cut_off_by_a_view(case: Case, written):
+    checkpoint = open_checkpoint(written(case))
+    table = detect(checkpoint, CONFIG).names[TOKEN_EMBEDDING]
+    source = checkpoint.read(checkpoint.tensors)
+    plain = source[table]
+    source[table] = torch.cat([plain, torch.ones(2, 32, dtype=plain.dtype)])
+    infos = {**checkpoint.tensors, table: replace(checkpoint.tensors[table], shape=(49410, 32))}
+    detection = detect(replace(checkpoint, tensors=infos), CONFIG)
+    converted = convert(source, detection)[TOKEN_EMBEDDING]
+    assert torch.equal(converted, plain)
+    assert converted.data_ptr() == source[table].data_ptr()
 
 
 def test_convert_changes_nothing_it_is_given(written):

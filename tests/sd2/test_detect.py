@@ -104,6 +104,29 @@ def test_surplus_tensors_are_listed_and_not_read():
     assert "attn_mask" not in found.names.values()
 
 
+@pytest.mark.parametrize("added", [1, 1024])
+@pytest.mark.parametrize(
+    ("tensors", "table"),
+    [
+        (DIFFUSERS, "text_model.embeddings.token_embedding.weight"),
+        (openclip_text(SD2_CONFIG), "token_embedding.weight"),
+    ],
+    ids=["transformers", "openclip"],
+)
+def test_tokens_added_by_training_are_noted(tensors, table, added):
+    (sentence,) = detect(header_only(tensors | {table: (49408 + added, 1024)})).suspicious
+    assert f"{added:,} token" in sentence
+    assert "not read" in sentence
+
+
+@pytest.mark.parametrize("rows", [49407, 49408 + 1025])
+def test_a_token_table_of_another_vocabulary_is_refused(rows):
+    with pytest.raises(NotSD2Error, match=f"{rows:,} tokens instead of 49,408"):
+        detect(
+            header_only(DIFFUSERS | {"text_model.embeddings.token_embedding.weight": (rows, 1024)})
+        )
+
+
 def test_mixed_types_are_said_to_be_mixed():
     checkpoint = header_only(DIFFUSERS)
     tensors = dict(checkpoint.tensors)
@@ -265,12 +288,12 @@ def without(tensors, *parts):
         (openclip_text(SD2_CONFIG) | {"text_projection": (1024, 512)}, ["[1024, 512]"]),
         (DIFFUSERS | {"text_model.encoder.layers.0.mlp.fc1.bias": (4097,)},
          ["[4097] instead of [4096]"]),
-        (DIFFUSERS | {"text_model.embeddings.token_embedding.weight": (49410, 1024)},
-         ["[49410, 1024] instead of [49408, 1024]"]),
+        (DIFFUSERS | {"text_model.embeddings.token_embedding.weight": (49408, 1024, 1)},
+         ["[49408, 1024, 1] instead of [49408, 1024]"]),
         (DIFFUSERS | {"text_model.scaled_fp8": (2,)}, ["scaled fp8"]),
     ],
     ids=["tensor", "layer", "last-layers", "tokens", "positions", "norm", "half-a-layer",
-         "openclip", "projection", "misshapen", "added-tokens", "fp8"],
+         "openclip", "projection", "misshapen", "token-table", "fp8"],
 )  # fmt: skip
 def test_broken_encoder_is_told_from_another_model(tensors, pieces):
     with pytest.raises(BrokenEncoderError) as caught:
