@@ -64,7 +64,7 @@ def _read(path: Path) -> tuple[Any, dict[str, Any] | None]:
             return json.loads(data.decode("utf-8-sig")), None
         except UnicodeDecodeError:
             raise NotAWorkflowError("neither JSON, nor a PNG or safetensors file") from None
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # also a number of more digits than Python reads
             raise NotAWorkflowError(f"not JSON: {error}") from None
         except RecursionError:
             raise NotAWorkflowError("not a workflow: nested too deeply") from None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -216,6 +215,16 @@ class ComfyUIHost:
         return patches
 
 
+async def _json_object(request: Any) -> dict[str, Any]:
+    try:
+        found = await request.json()
+    except (ValueError, RecursionError) as error:  # not only of syntax: of depth and digits too
+        raise OptionError(f"The body is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise OptionError("A JSON object was expected.")
+    return found
+
+
 def register_routes(routes: Sequence[Route]) -> None:
     """Serve *routes* on ComfyUI's own server, if there is one."""
     # Not imported: a script that uses ComfyUI's modules alone has no server to start.
@@ -231,12 +240,10 @@ def register_routes(routes: Sequence[Route]) -> None:
                 if request.method == "GET":
                     question = dict(request.query)
                 else:
-                    question = await request.json()
-                    if not isinstance(question, dict):
-                        raise OptionError("A JSON object was expected.")
+                    question = await _json_object(request)
                 # Not on the server's loop: files are read there, and long texts tokenized.
                 result = await asyncio.to_thread(handler, question)
-            except (SD2ClipError, json.JSONDecodeError) as error:
+            except SD2ClipError as error:
                 result = {"error": str(error)}
             return web.json_response(result, status=400 if "error" in result else 200)
 

@@ -114,6 +114,7 @@ def test_titles_name_every_node(tmp_path):
         pytest.param(b"", "not JSON", id="empty"),
         pytest.param(b"{", "not JSON", id="cut JSON"),
         pytest.param(b"[" * 100_000, "not", id="JSON nested too deeply"),
+        pytest.param(b'{"5": ' + b"9" * 5000 + b"}", "not JSON|node 5", id="number without end"),
         pytest.param(b"\xff\xd8\xff\xe0", "neither JSON", id="JPEG"),
         pytest.param(b"5", "JSON object", id="number"),
         pytest.param(b'{"5": 3}', "node 5", id="no nodes"),

@@ -481,8 +481,10 @@ def refuse(question: dict[str, Any]) -> dict[str, Any]:
         (lambda q: {"error": "said so"}, "{}", "said so"),
         (lambda q: {}, "[1]", "A JSON object was expected."),
         (lambda q: {}, "{", "Expecting property name"),
+        (lambda q: {}, "[" * 100_000, "not JSON"),
+        (lambda q: {}, "9" * 5000, "JSON"),
     ],
-    ids=["error raised", "error returned", "no object", "no JSON"],
+    ids=["error raised", "error returned", "no object", "no JSON", "too deep", "endless number"],
 )
 def test_an_error_is_400_with_its_message(
     module: Any, server: FakeServer, handler: Any, body: str, message: str
