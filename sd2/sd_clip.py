@@ -119,7 +119,10 @@ class SDClipModel(nn.Module):
         )
 
     def clip_layer(self, layer_idx: int | None) -> None:
-        """Take hidden states from this layer from now on; None means the last one."""
+        """Take hidden states from this layer from now on; None means the last one.
+
+        See ``set_clip_options`` for layer "all".
+        """
         self.set_clip_options({"layer": layer_idx})
 
     def reset_clip_layer(self) -> None:
@@ -127,7 +130,11 @@ class SDClipModel(nn.Module):
         self.layer, self.layer_idx = self.options_default[:2]
 
     def set_clip_options(self, options: Mapping[str, Any]) -> None:
-        """ComfyUI's options: ``layer``, ``projected_pooled`` and ``execution_device``."""
+        """ComfyUI's options: ``layer``, ``projected_pooled`` and ``execution_device``.
+
+        A model built with layer "all" keeps giving all of them, whatever ``layer`` says, as
+        ComfyUI's does.
+        """
         if "layer" in options and self.layer != "all":
             layer_idx = options["layer"]
             if layer_idx is None:
@@ -293,7 +300,8 @@ class SDClipModel(nn.Module):
             length = z.shape[-2]
             # (sections, [1 for layers,] T, 1); places that no weight was given for keep theirs.
             rows = [row + [1.0] * (length - len(row)) for row in weights]
-            w = torch.tensor(rows, device=z.device).view(sections, *[1] * (z.dim() - 3), length, 1)
+            w = torch.tensor(rows, dtype=z.dtype, device=z.device)
+            w = w.view(sections, *[1] * (z.dim() - 3), length, 1)
             z = torch.where(w == 1.0, z, (z - empty) * w + empty)
         cond = torch.cat(list(z), dim=-2).unsqueeze(0)
         return cond.to(self.output_device), pooled.to(self.output_device)

@@ -218,3 +218,16 @@ def test_a_layer_the_file_did_not_have_is_reported_once(model, caplog):
     model.clip_h([chunk(320)])
     model.clip_h([chunk(320)])
     assert caplog.text.count("the file has only 3") == 1
+
+
+def test_torchs_default_type_changes_no_weighted_prompt(model):
+    pairs = {"h": [[(token, 1.3) for token in chunk(320, 1125)]]}
+    expected, _ = model.encode_token_weights(pairs)
+    before = torch.get_default_dtype()
+    for dtype in (torch.float64, torch.float16):
+        torch.set_default_dtype(dtype)
+        try:
+            found, _ = model.encode_token_weights(pairs)
+        finally:
+            torch.set_default_dtype(before)
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
