@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,12 @@ def with_weights(model: SD2ClipModel, changed: Mapping[str, torch.Tensor]) -> SD
         owner, _, leaf = name.rpartition(".")
         setattr(twin.get_submodule(owner), leaf, torch.nn.Parameter(tensor, requires_grad=False))
     return twin
+
+
+def _changes_nothing(layer: torch.nn.Module) -> bool:
+    """Whether a block's two outputs are zero, as in the stand-in for one that a file lacks."""
+    outputs = (layer.get_submodule("self_attn.out_proj"), layer.get_submodule("mlp.fc2"))
+    return not any(tensor.any() for output in outputs for tensor in output.parameters())
 
 
 class StandaloneClip:
@@ -109,10 +116,20 @@ class StandaloneClip:
         return {**self.cond_stage_model.state_dict(), **self.tokenizer.state_dict()}
 
     def load_sd(self, sd: dict[str, torch.Tensor], full_model: bool = False) -> Any:
-        """Copy tensors in; names start with ``text_model.``, or ``clip_h.`` if *full_model*."""
-        if full_model:
-            return self.cond_stage_model.load_state_dict(sd, strict=False)
-        return self.cond_stage_model.load_sd(sd)
+        """Copy tensors in; names start with ``text_model.``, or ``clip_h.`` if *full_model*.
+
+        For all handles on this model, which from then on is no file's: ``source`` is None.
+        """
+        model: Any = self.cond_stage_model
+        model.source = None
+        load = partial(model.load_state_dict, strict=False) if full_model else model.load_sd
+        result = load(sd)
+        encoder = model.clip_h
+        layers = encoder.transformer.text_model.encoder.layers
+        encoder.identity_layers = frozenset(
+            number for number in encoder.identity_layers if _changes_nothing(layers[number])
+        )
+        return result
 
     def add_patches(
         self,

@@ -59,6 +59,42 @@ def test_saved_and_loaded_weights_give_the_same_conditioning(clip):
     torch.testing.assert_close(other.encode(TEXT), clip.encode(TEXT))
 
 
+@pytest.mark.parametrize("full_model", [False, True])
+def test_loaded_weights_are_no_longer_those_of_the_file(clip, full_model):
+    clip.cond_stage_model.source = "a file"
+    start = "clip_h.transformer." if full_model else ""
+    sd = {start + name: tensor for name, tensor in tiny.state_dict().items()}
+    clip.load_sd(sd, full_model=full_model)
+    assert clip.cond_stage_model.source is None
+
+
+def identity_layer(clip):
+    """The last layer, as it is completed where a file has none."""
+    layer = clip.cond_stage_model.clip_h.transformer.text_model.encoder.layers[3]
+    with torch.no_grad():
+        for linear in (layer.self_attn.out_proj, layer.mlp.fc2):
+            linear.weight.zero_()
+            linear.bias.zero_()
+    clip.cond_stage_model.clip_h.identity_layers = frozenset([3])
+
+
+@pytest.mark.parametrize(
+    ("loaded", "left"),
+    [(lambda name: True, set()), (lambda name: ".layers.3." not in name, {3})],
+    ids=["with-the-layer", "without-it"],
+)
+def test_a_layer_is_missing_until_it_is_loaded(clip, loaded, left):
+    identity_layer(clip)
+    clip.load_sd({name: t for name, t in tiny.state_dict().items() if loaded(name)})
+    assert clip.cond_stage_model.clip_h.identity_layers == left
+
+
+def test_a_completed_layer_that_was_saved_is_still_missing(clip):
+    identity_layer(clip)
+    clip.load_sd({name: t.clone() for name, t in clip.get_sd().items()}, full_model=True)
+    assert clip.cond_stage_model.clip_h.identity_layers == {3}
+
+
 def test_unknown_tokenizer_arguments_are_ignored(clip):
     clip.set_tokenizer_option("t5xxl_min_length", 256)
     tokens = clip.tokenize(TEXT, images=[], llama_template="{}")
