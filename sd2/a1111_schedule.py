@@ -96,14 +96,16 @@ def read_schedule(text: str, steps: int | None = None) -> Schedule:
     count = ASSUMED_STEPS if assumed else steps
     times = {when: _time(when, count) for when in set(whens)}
     inner = {time for time in times.values() if 0.0 < time < 1.0}
-    if alternates and count is not None:
-        inner.update(step / count for step in range(1, count))
-    if (len(inner) + 1) * len(text) > LARGEST_SCHEDULE:
+    every_step = range(1, count) if alternates and count is not None else range(0)
+    changes = len(inner) + len(every_step)  # at most; before a set of that size is made
+    if (changes + 1) * len(text) > LARGEST_SCHEDULE:
         return _unscheduled(
             text,
-            f"{len(inner)} changes by prompt editing are too many for a text of {len(text)} "
+            f"{changes} changes by prompt editing are too many for a text of {len(text)} "
             "characters; it was read without prompt editing",
         )
+    if count is not None:
+        inner.update(step / count for step in every_step)
     spans: list[Span] = []
     start = 0.0
     for end in [*sorted(inner), 1.0]:

@@ -18,6 +18,9 @@ SYNTAXES = ("comfy", "a1111")
 CHUNK_SPLITS = ("tokens", "words")
 """Where a long text may be cut: anywhere, as ComfyUI does, or only between words."""
 
+MOST_STEPS = 10_000
+"""Of sampling; ComfyUI's samplers take no more."""
+
 LISTED_PARTS = 12
 
 
@@ -91,13 +94,19 @@ def read(
     steps: int = 0,
     chunk_split: str = "tokens",
 ) -> ReadText:
-    """*text* as *tokenizer* reads it; A1111's dialect counts *steps* of sampling, 0: unknown."""
+    """*text* as *tokenizer* reads it; A1111's dialect counts *steps* of sampling, 0: unknown.
+
+    Raises:
+        OptionError: for an argument that is none of its choices, or out of its range.
+    """
     if syntax not in SYNTAXES:
         raise OptionError(f"syntax {syntax!r} is unknown. Choose one of: {', '.join(SYNTAXES)}.")
     if chunk_split not in CHUNK_SPLITS:
         raise OptionError(
             f"chunk_split {chunk_split!r} is unknown. Choose one of: {', '.join(CHUNK_SPLITS)}."
         )
+    if not 0 <= steps <= MOST_STEPS:
+        raise OptionError(f"steps {steps} is not between 0 and {MOST_STEPS}.")
     keep_words = chunk_split == "words"
     if syntax == "comfy":
         return ReadText((ReadPart(text, tokenizer.tokenize(text, keep_words=keep_words)),))

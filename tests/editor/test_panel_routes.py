@@ -63,6 +63,13 @@ def test_questions_without_sense_get_an_error(given: dict[str, Any]) -> None:
     assert set(routes.tokenize(given)) == {"error"}
 
 
+@pytest.mark.parametrize("steps", [-1, 10_001, 10**12])
+@pytest.mark.parametrize("syntax", ["comfy", "a1111"])
+def test_steps_outside_of_the_nodes_range_are_refused(syntax: str, steps: int) -> None:
+    answer = routes.tokenize({"text": "[a|b]", "syntax": syntax, "steps": steps})
+    assert answer == {"error": f"steps {steps} is not between 0 and 10000."}
+
+
 def test_good_file_is_told_by_its_header(models: Path) -> None:
     from browser_models import write_hollow
     from sd2_clip.sd2.config import load_config

@@ -12,6 +12,8 @@ from sd2_clip.sd2.a1111 import parse_a1111, take_networks
 from sd2_clip.sd2.a1111_attention import parse_attention
 from sd2_clip.sd2.a1111_schedule import read_schedule
 from sd2_clip.sd2.a1111_to_comfy import to_comfy
+from sd2_clip.sd2.errors import OptionError
+from sd2_clip.sd2.reading import read
 from sd2_clip.sd2.sd2_tokenizer import SD2Tokenizer
 from sd2_clip.sd2.syntax import Segment, parse_comfy
 
@@ -218,6 +220,21 @@ def test_what_a1111s_grammar_has_no_place_for_stops_prompt_editing_and_says_so(t
 def test_a_schedule_too_large_to_write_out_is_refused():
     text = "".join(f"[x:0.{number:06}]" for number in range(1, 4000))
     assert "too many" in read_schedule(text).warnings[0]
+
+
+def test_a_schedule_of_too_many_steps_is_refused_before_any_is_written():
+    started = time.process_time()
+    schedule = read_schedule("[a|b]", 10**7)
+    assert "too many" in schedule.warnings[0]
+    assert time.process_time() - started < 0.5
+
+
+@pytest.mark.parametrize("syntax", ["comfy", "a1111"])
+@pytest.mark.parametrize("steps", [-1, 10_001])
+def test_steps_are_those_that_the_node_can_have(syntax, steps):
+    assert read(TOKENIZER, "a [b|c]", syntax=syntax, steps=10_000).parts
+    with pytest.raises(OptionError, match=f"^steps {steps} is not between 0 and 10000"):
+        read(TOKENIZER, "a [b|c]", syntax=syntax, steps=steps)
 
 
 # A1111's wiki, Features, "Composable Diffusion"
