@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import host
 from ..host.standalone import StandaloneHost
-from .run import print_results, run_workflow
+from .run import run_workflow
 
 if TYPE_CHECKING:
     import torch
@@ -43,10 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
             "the right shape and means nothing. Give a real one with --checkpoint FILE."
         )
     host.use(StandaloneHost([checkpoint.parent], output=arguments.output))
-    started = time.monotonic()
-    name = checkpoint.name
-    results = run_workflow(WORKFLOW, [f"LoadSD2CLIP.clip_name={name}"])
-    print_results(results, time.monotonic() - started)
+    run_workflow(WORKFLOW, [f"LoadSD2CLIP.clip_name={checkpoint.name}"])
     return 0
 
 

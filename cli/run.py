@@ -7,7 +7,6 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from textwrap import indent
 from typing import Any
@@ -17,6 +16,7 @@ from ..headless.errors import WorkflowError
 from ..headless.execution import Executor
 from ..headless.overrides import apply_overrides
 from ..headless.terminal import TerminalProgress
+from ..headless.validation import Validation
 from ..headless.workflow import load_workflow
 from ..host.standalone import StandaloneHost
 
@@ -59,29 +59,29 @@ def add_host_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     models = arguments.models or [path for path in (Path("models"),) if path.is_dir()]
     host.use(StandaloneHost(models, output=arguments.output, device=arguments.device))
-    started = time.monotonic()
-    results = run_workflow(arguments.workflow, arguments.set, quiet=arguments.json)
-    print_results(results, time.monotonic() - started, as_json=arguments.json)
+    run_workflow(arguments.workflow, arguments.set, as_json=arguments.json)
     return 0
 
 
-def run_workflow(path: Path, overrides: list[str], *, quiet: bool = False) -> dict[str, Any]:
-    """Run the workflow in *path*; returns each output node's ``ui`` results by node id.
+def run_workflow(path: Path, overrides: list[str], *, as_json: bool = False) -> None:
+    """Run the workflow in *path* and print what its output nodes said, and the time it took.
 
-    Raises ``WorkflowError``, one readable block, if anything was not done.
+    Raises ``WorkflowError``, one readable block, if anything was not done; what did run is on
+    disk, and was printed before.
     """
+    started = time.monotonic()
     workflow = load_workflow(path, NODE_CLASS_MAPPINGS)
     prompt = apply_overrides(workflow.prompt, overrides, NODE_CLASS_MAPPINGS)
     executor = Executor(NODE_CLASS_MAPPINGS)
     validation = executor.validate(prompt)
     problems = list(validation.lines())
-    notes = [] if quiet else [*workflow.notes, *validation.notes]
+    notes = [] if as_json else [*workflow.notes, *validation.notes]
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     results: dict[str, Any] = {}
     if validation.ok:
         extra = {} if workflow.ui_workflow is None else {"workflow": workflow.ui_workflow}
-        with TerminalProgress(workflow.titles, quiet=quiet) as progress:
+        with TerminalProgress(workflow.titles, quiet=as_json) as progress:
             execution = executor.execute(
                 validation, extra_data={"extra_pnginfo": extra}, listener=progress
             )
@@ -90,22 +90,25 @@ def run_workflow(path: Path, overrides: list[str], *, quiet: bool = False) -> di
         problems += [str(failure) for failure in failures]
         if execution.error is not None:
             log.debug("%s", "".join(execution.error.traceback))
-    if problems:
-        # What did run is on disk, and is told before the failure.
-        print_results(results, None)
-        raise WorkflowError(f"{path} was not run completely:\n" + indent("\n".join(problems), "  "))
-    return results
-
-
-def print_results(
-    results: Mapping[str, Any], seconds: float | None, *, as_json: bool = False
-) -> None:
-    """Print what the output nodes said, and the time it took."""
+    seconds = time.monotonic() - started
     if as_json:
-        print(json.dumps({"outputs": results, "seconds": seconds}, indent=2))
-        return
-    for outputs in results.values():
-        for line in outputs.get("text", []):
-            print(line)
-    if seconds is not None:
+        print(json.dumps({"outputs": results, "errors": problems, "seconds": seconds}, indent=2))
+    else:
+        for outputs in results.values():
+            for line in outputs.get("text", []):
+                print(line)
+    if problems:
+        lines = "\n".join([*problems, *_hint(validation)])
+        raise WorkflowError(f"{path} was not run completely:\n{indent(lines, '  ')}")
+    if not as_json:
         print(f"done in {seconds:.1f} s")
+
+
+def _hint(validation: Validation) -> list[str]:
+    """How to change the first input whose value was refused."""
+    for node_id, found in validation.node_errors.items():
+        for error in found["errors"]:
+            name = error["extra_info"].get("input_name")
+            if name and error["type"] in ("value_not_in_list", "custom_validation_failed"):
+                return [f'Another value is given with: --set "{node_id}.{name}=VALUE"']
+    return []

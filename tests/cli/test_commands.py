@@ -98,7 +98,19 @@ def test_inspect_says_what_a_file_holds(folder):
 @pytest.mark.full_size
 def test_json_results_are_json(folder, tmp_path):
     done = run_workflow(folder, WORKFLOW, "--output", tmp_path, "--json")
-    assert set(json.loads(done.stdout)["outputs"]) == {"3", "4"}
+    told = json.loads(done.stdout)
+    assert set(told["outputs"]) == {"3", "4"}
+    assert told["errors"] == []
+
+
+@pytest.mark.full_size
+def test_json_of_a_workflow_that_failed_has_what_did_run(folder, tmp_path):
+    options = ("--output", tmp_path, "--json", "--set", "2.stop_at_clip_layer=3")
+    done = run_workflow(folder, WORKFLOW, *options)
+    assert done.returncode == 1
+    told = json.loads(done.stdout)
+    assert set(told["outputs"]) == {"3"}
+    assert "bigger than max" in " ".join(told["errors"])
 
 
 def broken(changes):
@@ -128,15 +140,44 @@ def broken(changes):
     ids=str,
 )
 def test_a_broken_workflow_is_named_by_node(changes, message, tmp_path):
+    done = broken_at(tmp_path, changes)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def broken_at(tmp_path, changes, *options):
+    """What ``run`` makes of ``broken(changes)`` beside a model file that can be chosen."""
     (tmp_path / "sd2_clip").symlink_to(ROOT, target_is_directory=True)
     (tmp_path / "models").mkdir()
     (tmp_path / "models/sd2.safetensors").write_bytes(b"nothing")
     workflow = tmp_path / "workflow.json"
     workflow.write_text(json.dumps(broken({"1.clip_name": "sd2.safetensors"} | changes)))
-    done = run(tmp_path, "run", workflow, "--models", "models", "--output", tmp_path / "out")
+    return run(tmp_path, "run", workflow, "--models", "models", "--output", "out", *options)
+
+
+def test_json_of_a_workflow_that_failed_has_its_errors(tmp_path):
+    done = broken_at(tmp_path, {"2.stop_at_clip_layer": 3}, "--json")
     assert done.returncode == 1
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    told = json.loads(done.stdout)
+    assert set(told) == {"outputs", "errors", "seconds"}
+    assert told["outputs"] == {}
+    assert any("bigger than max" in error for error in told["errors"])
+    assert all(error.splitlines()[0] in done.stderr for error in told["errors"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "hint"),
+    [
+        ({"1.clip_name": "gone.ckpt"}, '--set "1.clip_name=VALUE"'),
+        ({"2.syntax": "latin"}, '--set "2.syntax=VALUE"'),
+    ],
+    ids=["file", "choice"],
+)
+def test_a_value_that_is_no_choice_comes_with_how_to_change_it(changes, hint, tmp_path):
+    done = broken_at(tmp_path, changes)
+    assert done.returncode == 1
+    assert done.stderr.count(hint) == 1
 
 
 FILES = {
