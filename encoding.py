@@ -187,7 +187,9 @@ def _record(
         options=options,
         layer=layer_text(clip),
         tokens=part.tokens,
-        dtype=str(next(clip.cond_stage_model.parameters()).dtype).removeprefix("torch."),
+        dtype=str(next(clip.cond_stage_model.clip_h.transformer.parameters()).dtype).removeprefix(
+            "torch."
+        ),
         source=getattr(clip.cond_stage_model, "source", None),
         patches=patches_of(clip),
         cond_digest=tensor_digest(cond),

@@ -60,7 +60,7 @@ class EncodingRecord:
             "dtype": self.dtype,
             "weights": {
                 "file": "unknown" if source is None else str(source.detection.path),
-                "sha256": None if source is None else source.digest(),
+                "tensors_sha256": None if source is None else source.digest(),
                 "patched_tensors": len(self.patches),
                 "patches_sha256": patches_digest(self.patches) if self.patches else None,
             },

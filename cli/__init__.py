@@ -13,6 +13,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from ..version import __version__
+
 COMMANDS = {
     "run": "run a workflow (editor's or API format) without ComfyUI",
     "inspect": "say what a model file holds, reading its header only",
@@ -28,6 +30,7 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
         prog="sd2-clip",
         description="Stable Diffusion 2.x text encoder: load it from any file, encode any prompt.",
     )
+    parser.add_argument("--version", action="version", version=f"sd2-clip {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, help in COMMANDS.items():
         command = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
-import secrets
 import sys
 from pathlib import Path
+
+from .writing import check_writable, write_safetensors
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,20 +27,13 @@ def run(arguments: argparse.Namespace) -> int:
         raise OptionError(f"{out} exists already. Choose another name, or add --force.")
     dtype = parse_dtype(arguments.dtype)
 
-    from safetensors.torch import save_file
-
+    check_writable(out.parent)
     checkpoint, detection, state_dict = read_state_dict(
         arguments.file, lambda tensor: tensor.to(dtype or tensor.dtype)
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.{secrets.token_hex(4)}.partial")
+    # Copies: query, key and value of OpenCLIP's files share memory, which safetensors refuses.
     tensors = {name: tensor.clone() for name, tensor in state_dict.items()}
-    try:
-        save_file(tensors, partial, {**checkpoint.metadata, "format": "pt"})
-        os.replace(partial, out)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            partial.unlink()
+    write_safetensors(out, tensors, {**checkpoint.metadata, "format": "pt"})
     print(detection.describe(), file=sys.stderr)
     print(out)
     return 0

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from .. import host
 from ..host.standalone import StandaloneHost
+from ..sd2.errors import OptionError
 from .run import run_workflow
+from .writing import check_writable, write_safetensors
 
 if TYPE_CHECKING:
     import torch
@@ -28,10 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="a real SD2 file; without it an encoder with random weights is made (0.7 GB)",
     )
-    parser.add_argument("--output", metavar="DIR", type=Path, default=Path("demo"))
+    parser.add_argument(
+        "--output", metavar="DIR", type=Path, default=Path("demo"), help="where to write (./demo)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
+    check_writable(arguments.output)
     checkpoint: Path | None = arguments.checkpoint
     if checkpoint is None:
         checkpoint = arguments.output / "models" / "text_encoders" / RANDOM_FILE
@@ -41,6 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
             "NOTE: no checkpoint was given. This encoder has RANDOM WEIGHTS: the conditioning has "
             "the right shape and means nothing. Give a real one with --checkpoint FILE."
         )
+    elif not checkpoint.exists():
+        raise OptionError(f"{checkpoint}: no such file.")
     host.use(StandaloneHost([checkpoint.parent], output=arguments.output))
     run_workflow(WORKFLOW, [f"LoadSD2CLIP.clip_name={checkpoint.name}"])
     return 0
@@ -48,14 +55,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def write_random_encoder(path: Path) -> None:
     """A full-size text encoder in fp16 with seeded random weights, plainly labelled as such."""
-    from safetensors.torch import save_file
+    from ..loading import RANDOM_WEIGHTS_KEY
 
     print(f"making an encoder with random weights: {path} (0.7 GB, once)", file=sys.stderr)
-    metadata = {"format": "pt", "sd2_clip.random_weights": f"seed {SEED}: the results mean nothing"}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file(random_state_dict(), partial, metadata)
-    partial.replace(path)
+    metadata = {"format": "pt", RANDOM_WEIGHTS_KEY: f"seed {SEED}: the results mean nothing"}
+    write_safetensors(path, random_state_dict(), metadata)
 
 
 def random_state_dict() -> dict[str, torch.Tensor]:

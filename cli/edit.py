@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise
         print(
             "sd2-clip edit: aiohttp is not installed. Install the editor with: "
-            "pip install 'sd2-clip[editor]'",
+            "pip install '.[editor]' in the folder of SD2 CLIP.",
             file=sys.stderr,
         )
         return 1

@@ -19,6 +19,7 @@ from ..headless.terminal import TerminalProgress
 from ..headless.validation import Validation
 from ..headless.workflow import load_workflow
 from ..host.standalone import StandaloneHost
+from .writing import check_writable
 
 log = logging.getLogger("sd2_clip")
 
@@ -52,11 +53,18 @@ def add_host_arguments(parser: argparse.ArgumentParser) -> None:
         help="a models folder, a ComfyUI folder, any folder of model files, or an "
         "extra_model_paths.yaml; may be given again",
     )
-    parser.add_argument("--output", metavar="DIR", type=Path, default=Path("output"))
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        type=Path,
+        default=Path("output"),
+        help="where results are written (./output)",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or gpu:N, where nodes say auto")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    check_writable(arguments.output)
     models = arguments.models or [path for path in (Path("models"),) if path.is_dir()]
     host.use(StandaloneHost(models, output=arguments.output, device=arguments.device))
     run_workflow(arguments.workflow, arguments.set, as_json=arguments.json)

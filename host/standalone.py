@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..sd2.errors import SD2ClipError
+from .folders import WEIGHT_SUFFIXES
 from .interface import Clip, Placement, WeightChange
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def model_folders(root: Path) -> dict[str, list[Path]]:
     """The folders of each kind that *root* stands for.
 
     *root* is a models folder with ComfyUI's names in it, a ComfyUI folder, an
-    ``extra_model_paths.yaml``, or any folder of model files, which then serves for every kind.
+    ``extra_model_paths.yaml``, or any folder of model files, which then serve for every kind.
     """
     if not root.exists():
         raise ModelFoldersError(f"The models folder {root} does not exist.")
@@ -69,7 +70,10 @@ def model_folders(root: Path) -> dict[str, list[Path]]:
         for kind, extra in read_extra_model_paths(root / EXTRA_PATHS_FILE).items():
             folders[kind] += extra
             found = True
-    return folders if found else {kind: [root] for kind in MODEL_KINDS}
+    if not found or any(file.suffix in WEIGHT_SUFFIXES for file in root.iterdir()):
+        # Loose files may be of any kind that has no folder of its own here.
+        folders = {kind: own or [root] for kind, own in folders.items()}
+    return folders
 
 
 class StandaloneHost:

@@ -33,6 +33,7 @@ def onednn_linear() -> Any:
         cpu = torch.device("cpu")  # whatever the default may be
         x = torch.arange(-6.0, 6.0, device=cpu).reshape(3, 4)
         eye, zeros = torch.eye(4, device=cpu), torch.zeros(4, device=cpu)
+        eye, zeros = torch.eye(4, dtype=x.dtype), torch.zeros(4, dtype=x.dtype)
         for activation, algorithm, expected in (("none", "", x), ("gelu", "none", F.gelu(x))):
             found = product(x, eye, zeros, activation, [], algorithm)
             torch.testing.assert_close(found, expected)

@@ -17,7 +17,7 @@ ARROWS = {
     "host": {"sd2"},
     "headless": {"host.interface"},
     "loading": {"sd2", "host"},
-    "provenance": {"sd2", "host", "version"},
+    "provenance": {"sd2", "host", "loading", "version"},
     "encoding": {"sd2", "host", "provenance"},
     "nodes": {"loading", "encoding", "provenance", "sd2", "host"},
     "routes": {"encoding", "sd2", "host"},

@@ -78,9 +78,11 @@ def test_a_saved_conditioning_runs_again_as_a_workflow(folder, tmp_path):
 @pytest.mark.full_size
 def test_convert_writes_just_the_text_encoder(folder, tmp_path):
     out = tmp_path / "encoder.safetensors"
+    (folder / "probe").touch()
     assert run(folder, "convert", "models/sd2.safetensors", out).returncode == 0
     expected = load_file(folder / "models/sd2.safetensors")
     torch.testing.assert_close(load_file(out), expected)
+    assert out.stat().st_mode & 0o077 == (folder / "probe").stat().st_mode & 0o077
     again = run(folder, "convert", "models/sd2.safetensors", out)
     assert again.returncode == 1
     assert "exists already" in again.stderr
@@ -210,6 +212,28 @@ def test_a_console_without_the_letters_of_a_name_gets_their_codes(tmp_path):
     done = run(tmp_path, "inspect", "猫.safetensors", PYTHONIOENCODING="cp1252")
     assert (done.returncode, done.stderr) == (0, "")
     assert r"\u732b.safetensors" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["run", "convert", "demo"])
+def test_what_cannot_be_written_is_said_before_the_work(command, tmp_path):
+    (tmp_path / "sd2_clip").symlink_to(ROOT, target_is_directory=True)
+    (tmp_path / "file").write_text("in the way")
+    arguments = {
+        "run": [WORKFLOW, "--output", "file/out"],
+        "convert": ["gone.safetensors", "file/out.safetensors"],
+        "demo": ["--output", "file/out"],
+    }
+    done = run(tmp_path, command, *arguments[command])
+    assert done.returncode == 1
+    assert "Nothing can be written to" in done.stderr
+    assert "Choose another folder" in done.stderr
+
+
+def test_demo_of_a_missing_checkpoint_names_it(tmp_path):
+    (tmp_path / "sd2_clip").symlink_to(ROOT, target_is_directory=True)
+    done = run(tmp_path, "demo", "--checkpoint", "/gone.safetensors")
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("gone.safetensors: no such file.")
 
 
 def test_a_wrong_command_line_has_a_status_of_its_own(tmp_path):

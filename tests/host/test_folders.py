@@ -79,6 +79,14 @@ def test_any_folder_of_model_files_will_do(tmp_path):
     assert resolve_model(runs_in, CLIP_KINDS, "sd2.safetensors") == file
 
 
+def test_loose_files_count_beside_folders(tmp_path):
+    file = touch(tmp_path / "downloads/sd2.safetensors")
+    touch(tmp_path / "downloads/embeddings/style.pt")
+    runs_in = StandaloneHost([tmp_path / "downloads"])
+    assert resolve_model(runs_in, CLIP_KINDS, "sd2.safetensors") == file
+    assert list(runs_in.model_folders("embeddings")) == [tmp_path / "downloads/embeddings"]
+
+
 def test_extra_model_paths_are_read(tmp_path):
     first = touch(tmp_path / "a1111/models/Stable-diffusion/v2.ckpt")
     second = touch(tmp_path / "a1111/more/v2b.ckpt")

@@ -148,7 +148,7 @@ def test_a_saved_file_says_how_it_was_made(nodes, clip, standalone):
     assert record["text"] == TEXT
     assert record["layer"].startswith("layer 3 of 4")
     assert record["dtype"] == "float32"
-    assert record["weights"]["sha256"] == clip.cond_stage_model.source.digest()
+    assert record["weights"]["tensors_sha256"] == clip.cond_stage_model.source.digest()
     assert [one["name"] for one in record["embeddings"]] == ["style"]
     assert len(record["embeddings"][0]["sha256"]) == 64
     assert record["changed_since_encoding"] is False
@@ -303,6 +303,17 @@ def test_the_loader_checks_names_and_devices_itself(inputs, fault, clip):
     assert verdict is True if fault is None else fault in verdict
 
 
+def test_the_record_names_the_type_that_weights_are_stored_in(clip, nodes, tmp_path):
+    half = loading.load_clip(
+        tmp_path / "models/clip/sd2.safetensors",
+        device="cpu",
+        dtype="fp16",
+        model_options={"clip_h_model_config": layouts.TINY_CONFIG},
+    )
+    ((_, options),), _ = nodes["EncodeSD2Text"].encode(half, TEXT)
+    assert options["sd2_clip"].as_json()["dtype"] == "float16"
+
+
 def test_a_lora_is_part_of_the_record(nodes, clip, standalone, tmp_path):
     inner, rank = layouts.TINY_CONFIG["hidden_size"], 2
     name = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
@@ -325,5 +336,7 @@ def test_a_lora_is_part_of_the_record(nodes, clip, standalone, tmp_path):
     first, again, other = record(1), record(1), record(2)
     assert first == again
     assert first["patched_tensors"] == 1
-    assert first["sha256"] == other["sha256"] == clip.cond_stage_model.source.digest()
+    assert (
+        first["tensors_sha256"] == other["tensors_sha256"] == clip.cond_stage_model.source.digest()
+    )
     assert first["patches_sha256"] != other["patches_sha256"]
