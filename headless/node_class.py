@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
 
@@ -181,6 +182,10 @@ class NodeClasses:
 
     def __contains__(self, class_type: str | None) -> bool:
         return class_type in self._classes
+
+    def like(self, class_type: str) -> str | None:
+        """The class whose name is nearest to a misspelt one."""
+        return next(iter(get_close_matches(class_type, self._classes, n=1, cutoff=0.8)), None)
 
     def raw(self, class_type: str | None) -> type | None:
         """The class itself, asked for nothing."""

@@ -160,6 +160,8 @@ class _Validator:
         else:
             named = f" ('{node.title}')" if node.title not in (None, node.class_type) else ""
             message = f"Node class '{node.class_type}'{named} is not installed"
+            if (near := self.classes.like(node.class_type)) is not None:
+                message += f" (did you mean '{near}'?)"
         return problem(
             "missing_node_type",
             message,

@@ -135,6 +135,7 @@ def broken(changes):
         ({"2.clip": ["1", 1]}, "STRING"),
         ({"2.stop_at_clip_layer": 3}, "bigger than max"),
         ({"2.class_type": "KSampler"}, "KSampler"),
+        ({"2.class_type": "EncodeSD2Txt"}, "did you mean 'EncodeSD2Text'?"),
         ({"4.conditioning": ["4", 0]}, "node 4"),
         ({"1.clip_name": "../../etc/passwd"}, "none of the model folders"),
         ({"1.clip_name": "gone.ckpt"}, "gone.ckpt"),
