@@ -100,7 +100,7 @@ def _safetensors_texts(file: BinaryIO, path: Path) -> dict[str, str]:
         metadata = json.loads(header)["__metadata__"] if len(header) == length else None
     except KeyError:
         metadata = {}
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         metadata = None
     if not isinstance(metadata, dict):
         raise NotAWorkflowError(f"{path}: neither a workflow nor a whole safetensors file")

@@ -91,7 +91,7 @@ def _parse_value(text: str, spec: InputSpec | None) -> Any:
         return text
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     if isinstance(value, list) and parse_link(value) is None:
         return {"__value__": value}

@@ -55,7 +55,7 @@ class EncodeSD2Text:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        from ..sd2.reading import CHUNK_SPLITS
+        from ..sd2.reading import CHUNK_SPLITS, MOST_STEPS
         from ..sd2.weighting import MASKINGS, TOKEN_NORMALIZATIONS, WEIGHT_INTERPRETATIONS
 
         return {
@@ -95,7 +95,7 @@ class EncodeSD2Text:
                     {
                         "default": 0,
                         "min": 0,
-                        "max": 10000,
+                        "max": MOST_STEPS,
                         "tooltip": "The sampler's steps, for A1111's [a:b:5] and [a|b]; "
                         "0 = not known: 20 are assumed.",
                     },

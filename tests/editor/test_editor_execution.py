@@ -185,8 +185,15 @@ def test_invalid_prompt_is_refused_with_reasons_by_node(client: Client) -> None:
 
 @pytest.mark.parametrize(
     ("body", "status"),
-    [(b"{", 400), (b"[]", 400), (b"{}", 400), (b'{"prompt": 5}', 400), (b"\xff", 400)],
-    ids=["broken", "no object", "no prompt", "prompt is a number", "no text"],
+    [
+        (b"{", 400),
+        (b"[]", 400),
+        (b"{}", 400),
+        (b'{"prompt": 5}', 400),
+        (b"\xff", 400),
+        (b"9" * 5000, 400),
+    ],
+    ids=["broken", "no object", "no prompt", "prompt is a number", "no text", "huge"],
 )
 def test_nonsense_for_a_prompt_is_refused(client: Client, body: bytes, status: int) -> None:
     async def test(client: Client) -> None:

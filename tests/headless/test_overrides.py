@@ -49,6 +49,9 @@ def changed(override):
         pytest.param("7.layer=1", ("7", "layer", "1"), id="choice that looks like a number"),
         pytest.param("7.strength=0.5", ("7", "strength", 0.5), id="number"),
         pytest.param("7.strength=x", ("7", "strength", "x"), id="no JSON is text"),
+        pytest.param(
+            "7.strength=" + "[" * 9999, ("7", "strength", "[" * 9999), id="nested too deeply"
+        ),
         pytest.param('7.sizes=["3", 0]', ("7", "sizes", ["3", 0]), id="link"),
         pytest.param("7.sizes=[1, 2]", ("7", "sizes", {"__value__": [1, 2]}), id="list of values"),
     ],
