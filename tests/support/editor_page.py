@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, TimeoutError, expect
 
 ROOT = Path(__file__).parent.parent.parent
 READY = (
@@ -141,11 +142,15 @@ class EditorPage:
     def search_and_add(self, text: str, expected: str, place: tuple[float, float]) -> None:
         """Add a node by the search box, as a double click on the canvas opens it."""
         before = self.page.evaluate("app.graph.nodes.length")
-        self.page.mouse.dblclick(*place)
         box = self.page.locator(
             ".node-search-box input, .comfy-vue-node-search-container input, "
             "[data-testid=node-search-input], [role=dialog] input"
         ).first
+        for _ in range(5):  # a page that has just opened may miss the first double click
+            self.page.mouse.dblclick(*place)
+            with suppress(TimeoutError):
+                box.wait_for(timeout=5_000)
+                break
         box.fill(text)
         self.page.get_by_role("option").filter(has_text=expected).first.wait_for()
         box.press("Enter")
