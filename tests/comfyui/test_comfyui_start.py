@@ -1,9 +1,7 @@
 """What ComfyUI says of us when it starts, and what it then offers."""
 
-import os
 import re
 
-import pytest
 from comfyui_server import ComfyUI
 
 NODES = {
@@ -21,16 +19,6 @@ def test_start_up_says_nothing_of_us_but_the_import_time(comfyui: ComfyUI) -> No
     lines = [line for line in start.splitlines() if "sd2" in line.lower()]
     assert len(lines) == 1, lines
     assert re.search(r"\d seconds: .*SD2-CLIP$", lines[0])
-
-
-@pytest.mark.skipif(
-    os.getloadavg()[0] > (os.cpu_count() or 1),
-    reason="this machine is too busy for ComfyUI's clock to mean anything",
-)
-def test_import_takes_less_than_a_tenth_of_a_second(comfyui: ComfyUI) -> None:
-    seconds = re.search(r"([\d.]+) seconds: .*SD2-CLIP$", comfyui.log_text(), re.MULTILINE)
-    assert seconds is not None
-    assert float(seconds[1]) < 0.1
 
 
 def test_every_node_is_offered(comfyui: ComfyUI) -> None:
