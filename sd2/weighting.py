@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -54,9 +54,6 @@ Entry = Any
 
 WeightedChunk = Sequence[tuple[Entry, float, int]]
 """77 of ``(entry, weight, word id)``; word 0 is what the user did not type: start, end, pads."""
-
-Encode = Callable[[Sequence[Sequence[Entry]]], "tuple[Tensor, Tensor]"]
-"""Chunks of entries to states (chunks, 77, W) and to the pooled vector of the first, (1, W)."""
 
 MASK_TOKEN = 266
 """``+</w>``: what stands in the place of a masked word, in ComfyUI_ADV_CLIP_emb and so here."""
@@ -100,23 +97,6 @@ class WeightingPlan:
             multiples = states.new_tensor(difference.multiples).unsqueeze(-1)  # (77, 1)
             own[difference.own] += multiples * (states[difference.other] - plain[difference.own])
         return own.reshape(1, -1, own.shape[-1])
-
-
-def encode_weighted(
-    texts: Iterable[Sequence[WeightedChunk]],
-    encode: Encode,
-    *,
-    weight_interpretation: str = "comfy",
-    token_normalization: str = "none",
-    masking: str = MASKINGS[0],
-) -> list[tuple[Tensor, Tensor]]:
-    """``(cond, pooled)`` of each text, (1, 77 * chunks, W) and (1, W); one encode for each."""
-    results = []
-    for chunks in texts:
-        plan = plan_weighting(chunks, weight_interpretation, token_normalization, masking)
-        states, pooled = encode(plan.chunks)
-        results.append((plan.combine(states), pooled))
-    return results
 
 
 def plan_weighting(

@@ -14,7 +14,6 @@ from sd2_clip.sd2.weighting import (
     MASKINGS,
     TOKEN_NORMALIZATIONS,
     WEIGHT_INTERPRETATIONS,
-    encode_weighted,
     normalize_weights,
     plan_weighting,
 )
@@ -43,6 +42,23 @@ def states(chunks):
 def encode(chunks):
     with torch.inference_mode():
         return MODEL.clip_h.encode_chunks(chunks, 1)
+
+
+def encode_weighted(
+    texts,
+    encode,
+    *,
+    weight_interpretation="comfy",
+    token_normalization="none",
+    masking=MASKINGS[0],
+):
+    """``(cond, pooled)`` of each text, (1, 77 * chunks, W) and (1, W): its plan, carried out."""
+    results = []
+    for chunks in texts:
+        plan = plan_weighting(chunks, weight_interpretation, token_normalization, masking)
+        states, pooled = encode(plan.chunks)
+        results.append((plan.combine(states), pooled))
+    return results
 
 
 def encoded(text, mode, norm="none", **options):
