@@ -6,62 +6,46 @@ dtype of what flows through it, so that fp16 or bf16 storage computes in fp32.
 
 from __future__ import annotations
 
-import logging
-import platform
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 torch's own name for it
 
-log = logging.getLogger("sd2_clip")
-
-
-@cache
-def onednn_linear() -> Any:
-    """torch's fused oneDNN product ``(x, w, b, activation, [], algorithm)``; None: not here.
-
-    At a prompt's 77 rows it computes about 1.4 times as fast as ``F.linear`` (MKL), on the same
-    plain weights. It is how torch.compile calls oneDNN and no public name, so it must first prove
-    itself on a small product.
-    """
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return None  # never measured there
-    try:
-        product = torch.ops.mkldnn._linear_pointwise
-        cpu = torch.device("cpu")  # whatever the default may be
-        x = torch.arange(-6.0, 6.0, device=cpu).reshape(3, 4)
-        eye, zeros = torch.eye(4, device=cpu), torch.zeros(4, device=cpu)
-        eye, zeros = torch.eye(4, dtype=x.dtype), torch.zeros(4, dtype=x.dtype)
-        for activation, algorithm, expected in (("none", "", x), ("gelu", "none", F.gelu(x))):
-            found = product(x, eye, zeros, activation, [], algorithm)
-            torch.testing.assert_close(found, expected)
-    except (AttributeError, RuntimeError, AssertionError) as error:
-        log.debug("This torch lacks oneDNN's fused product, so its plain one is used: %s", error)
-        return None
-    return product
+from .onednn import PackedWeight, linear_pointwise
 
 
 class Linear(nn.Linear):
     """A linear layer whose weights may be stored in another dtype than it computes in."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._packed_weight = PackedWeight()
+
     def forward(self, input: Tensor) -> Tensor:
-        weight, bias = self._cast(input)
         if self._takes_onednn(input):
-            return onednn_linear()(input, weight, bias, "none", [], "")  # type: ignore[no-any-return]
-        return F.linear(input, weight, bias)
+            return self._onednn(input, "none", "")
+        return F.linear(input, *self._cast(input))
 
     def gelu(self, input: Tensor) -> Tensor:
         """``gelu(self(input))``, in one pass over memory where oneDNN can."""
         if self._takes_onednn(input):
-            weight, bias = self._cast(input)
-            return onednn_linear()(input, weight, bias, "gelu", [], "none")  # type: ignore[no-any-return]
+            return self._onednn(input, "gelu", "none")
         return F.gelu(self(input))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self._packed_weight = PackedWeight()  # the weight goes to another device or dtype
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def _cast(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
         bias = None if self.bias is None else self.bias.to(input.dtype)
         return self.weight.to(input.dtype), bias
+
+    def _onednn(self, input: Tensor, activation: str, algorithm: str) -> Tensor:
+        weight, bias = self._cast(input)
+        if weight is self.weight:
+            weight = self._packed_weight.of(weight, input.numel() // self.in_features)
+        return linear_pointwise()(input, weight, bias, activation, [], algorithm)  # type: ignore[no-any-return]
 
     def _takes_onednn(self, input: Tensor) -> bool:
         # The fused product has no derivative.
@@ -73,7 +57,7 @@ class Linear(nn.Linear):
             and input.dtype == torch.float32
             and not differentiated
             and bool(torch.backends.mkldnn.enabled)
-            and onednn_linear() is not None
+            and linear_pointwise() is not None
         )
 
 

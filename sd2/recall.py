@@ -10,15 +10,15 @@ computed and nothing remembered.
 
 from __future__ import annotations
 
-import operator
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from .snapshots import ModuleSnapshot, is_altered
 from .text_model import Past
 
 RESULTS = 32
@@ -27,14 +27,8 @@ RESULTS = 32
 PASTS = 4
 """Chunks whose keys and values are kept too: 15 MB each at SD2's size."""
 
-SAMPLE = 8
-"""Numbers of each weight that are compared before an old result counts."""
-
-_METHODS = frozenset(["forward", "gelu", "row"])
-"""What is called of a layer; others may put their own in its place, on the instance."""
-
 Key = tuple[Any, ...]
-"""What the result is for (layer, projection), whether with a pooled row, and all of the input."""
+"""What a result is for (layer, projection), whether with a pooled row, and the input; see _key."""
 
 
 class Encoder(Protocol):
@@ -53,40 +47,46 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class _Chunk:
-    """One chunk's input and result; ``pooled`` is (1, W), or (0, W) if it was not wanted."""
+    """One chunk's input and result."""
 
     x: Tensor
+    """(T, W)"""
     states: Tensor
+    """(T, W)"""
     pooled: Tensor
-    blocks: Sequence[tuple[Tensor, Tensor]]
+    """(1, W), or (0, W) if it was not wanted."""
+    blocks: Sequence[tuple[Tensor, Tensor]] = ()
+    """By block: keys and values, (1, T, W) each."""
 
 
 class Recall:
     """Results of the last chunks, valid as long as the weights are what they were."""
 
     def __init__(self) -> None:
-        self._results: OrderedDict[Key, tuple[Tensor, Tensor]] = OrderedDict()
+        self._results: OrderedDict[Key, _Chunk] = OrderedDict()
         self._pasts: OrderedDict[Key, _Chunk] = OrderedDict()
-        self._weights: _Weights | None = None
+        """The last few of them, with their blocks."""
+        self._snapshot: ModuleSnapshot | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Recall:
         return Recall()  # a copy of a model gets other weights
 
     def encode(self, model: Encoder, x: Tensor, pooled_at: Tensor) -> tuple[Tensor, Tensor]:
         """``model.compute`` on x (B, T, W), float32 on the CPU; pooled rows for the first P."""
-        modules, tensors = _parts(model.transformer)
-        if torch.is_autocast_enabled("cpu") or any(map(_is_altered, modules)):
+        if torch.is_autocast_enabled("cpu"):
             return model.compute(x, pooled_at, Past())
-        if self._weights is None or not self._weights.are(modules, tensors):
+        if self._snapshot is None or not self._snapshot.holds(model.transformer):
+            if is_altered(model.transformer):
+                return model.compute(x, pooled_at, Past())
             self._results.clear()
             self._pasts.clear()
-            self._weights = _Weights(modules, tensors)
-        count = len(pooled_at)
-        keys: list[Key] = [
-            (model.purpose(), i < count, one.numpy().tobytes()) for i, one in enumerate(x)
-        ]
-        rows: dict[Key, tuple[Tensor, Tensor]] = {}
+            self._snapshot = ModuleSnapshot(model.transformer)
+        seen: dict[Key, Tensor] = {}
+        rows: dict[Key, _Chunk] = {}
         fresh: dict[Key, int] = {}
+        keys = [
+            self._key((*model.purpose(), i < len(pooled_at)), one, seen) for i, one in enumerate(x)
+        ]
         for i, key in enumerate(keys):
             if key in self._results:
                 self._results.move_to_end(key)
@@ -100,24 +100,37 @@ class Recall:
         if fresh:
             # Those with a pooled row stay first, as compute wants them.
             batch = x[list(fresh.values())]
-            at = pooled_at[[i for i in fresh.values() if i < count]]
+            at = pooled_at[[i for i in fresh.values() if i < len(pooled_at)]]
             past = Past(keep=len(batch) <= PASTS)
             states, pooled = model.compute(batch, at, past)
             for row, key in enumerate(fresh):
                 blocks = [(k[row : row + 1], v[row : row + 1]) for k, v in past.blocks]
                 rows[key] = self._keep(key, batch[row], states[row], pooled[row : row + 1], blocks)
         found = [rows[key] for key in keys]
-        return torch.stack([row[0] for row in found]), torch.cat([row[1] for row in found])
+        return torch.stack([row.states for row in found]), torch.cat([row.pooled for row in found])
 
-    def _continue(
-        self, model: Encoder, key: Key, x: Tensor, pooled_at: Tensor
-    ) -> tuple[Tensor, Tensor] | None:
+    def _key(self, purpose: Key, x: Tensor, seen: dict[Key, Tensor]) -> Key:
+        """The key of one chunk, (T, W), and of no other; *seen* are those of the same call.
+
+        One number a place finds chunks; then all are compared, which is quicker than hashing them.
+        """
+        numbers = x[:, 0].numpy().tobytes()
+        twin = 0
+        while True:
+            key = (purpose, numbers, twin)
+            known = self._results[key].x if key in self._results else seen.get(key)
+            if known is None or torch.equal(known, x):
+                seen[key] = x
+                return key
+            twin += 1
+
+    def _continue(self, model: Encoder, key: Key, x: Tensor, pooled_at: Tensor) -> _Chunk | None:
         """The result of one chunk, (1, T, W), that begins as a kept one does; None: none does."""
         near: _Chunk | None = None
         length = x.shape[1] // 4  # less than that is not worth leaving the batch
         limit = int(pooled_at[0]) if len(pooled_at) else x.shape[1] - 1
-        for (purpose, pooled, _), chunk in self._pasts.items():
-            if (purpose, pooled) == key[:2] and chunk.x.shape == x.shape[1:]:
+        for (purpose, *_), chunk in self._pasts.items():
+            if purpose == key[0] and chunk.x.shape == x.shape[1:]:
                 same = int((chunk.x == x[0]).all(-1).long().cumprod(0).sum())
                 if min(same, limit) > length:
                     near, length = chunk, min(same, limit)
@@ -135,78 +148,13 @@ class Recall:
         states: Tensor,
         pooled: Tensor,
         blocks: Sequence[tuple[Tensor, Tensor]],
-    ) -> tuple[Tensor, Tensor]:
+    ) -> _Chunk:
         """Remember a result, forgetting the oldest; copies, since *x* may be part of a batch."""
-        result = states.clone(), pooled.clone()
-        self._results[key] = result
+        result = self._results[key] = _Chunk(x.clone(), states.clone(), pooled.clone())
         if blocks:
             copies = [(keys.clone(), values.clone()) for keys, values in blocks]
-            self._pasts[key] = _Chunk(x.clone(), *result, copies)
+            self._pasts[key] = replace(result, blocks=copies)
         for memory, most in ((self._results, RESULTS), (self._pasts, PASTS)):
             while len(memory) > most:
                 memory.popitem(last=False)
         return result
-
-
-class _Weights:
-    """How a model's weights were: which tensors, how often changed, and some of their numbers.
-
-    Replacing a layer or a parameter, changing it in place and assigning its ``data`` are all seen
-    for certain; a write through ``data`` (``weight.data += …``) goes unnoticed by torch and is seen
-    if it touches the sample.
-    """
-
-    def __init__(self, modules: Sequence[nn.Module], tensors: Sequence[Tensor]) -> None:
-        self._modules = modules
-        self._tensors = tensors
-        self._states = _states(tensors)
-        self._views = [_sample(tensor) for tensor in tensors]
-        self._numbers = torch.cat(self._views)
-
-    def are(self, modules: Sequence[nn.Module], tensors: Sequence[Tensor]) -> bool:
-        """Whether these are the same, unchanged."""
-        return (
-            _same(modules, self._modules)
-            and _same(tensors, self._tensors)
-            and _states(tensors) == self._states
-            and torch.equal(torch.cat(self._views), self._numbers)
-        )
-
-
-def _same(now: Sequence[Any], before: Sequence[Any]) -> bool:
-    return len(now) == len(before) and all(map(operator.is_, now, before))
-
-
-def _states(tensors: Sequence[Tensor]) -> list[tuple[int, int, torch.dtype]]:
-    try:
-        return [(t._version, t.data_ptr(), t.dtype) for t in tensors]
-    except RuntimeError:  # tensors made in inference mode count no changes
-        return [(-1, t.data_ptr(), t.dtype) for t in tensors]
-
-
-def _parts(module: nn.Module) -> tuple[list[nn.Module], list[Tensor]]:
-    """``module.modules()`` and ``module.parameters()`` in a tenth of the time."""
-    modules: list[nn.Module] = [module]
-    tensors: list[Tensor] = []
-    for part in modules:  # grows meanwhile
-        tensors += [p for p in part._parameters.values() if p is not None]
-        modules += [child for child in part._modules.values() if child is not None]
-    return modules, tensors
-
-
-def _is_altered(module: nn.Module) -> bool:
-    """Whether calls of *module* do more, or other things, than its class and weights say."""
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or not _METHODS.isdisjoint(module.__dict__)
-    )
-
-
-def _sample(tensor: Tensor) -> Tensor:
-    """Numbers from the middle, as a view."""
-    if not tensor.is_contiguous():
-        return tensor.detach().flatten()[:0]  # no view of it is flat
-    flat = tensor.detach().view(-1)
-    start = max(len(flat) // 2 - SAMPLE // 2, 0)
-    return flat[start : start + SAMPLE]

@@ -178,7 +178,7 @@ class SDClipModel(nn.Module):
         for row, chunk in enumerate(chunks):
             places: list[int] = []
             for entry in chunk:
-                if isinstance(entry, Integral):
+                if type(entry) is int or isinstance(entry, Integral):  # an abc takes its time
                     places.append(int(entry))
                     continue
                 vector = entry.get("data") if isinstance(entry, Mapping) else entry
@@ -237,6 +237,8 @@ class SDClipModel(nn.Module):
                 states, last = self.compute(x, pooled_at, Past())
             states_out.append(states)
             pooled_out.append(last)
+        if len(states_out) == 1:
+            return states_out[0], pooled_out[0]
         return torch.cat(states_out), torch.cat(pooled_out)
 
     def purpose(self) -> tuple[Any, ...]:
@@ -303,7 +305,7 @@ class SDClipModel(nn.Module):
             w = torch.tensor(rows, dtype=z.dtype, device=z.device)
             w = w.view(sections, *[1] * (z.dim() - 3), length, 1)
             z = torch.where(w == 1.0, z, (z - empty) * w + empty)
-        cond = torch.cat(list(z), dim=-2).unsqueeze(0)
+        cond = z if sections == 1 else torch.cat(list(z), dim=-2).unsqueeze(0)
         return cond.to(self.output_device), pooled.to(self.output_device)
 
     def load_sd(self, sd: Mapping[str, Tensor]) -> Any:

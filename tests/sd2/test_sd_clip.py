@@ -4,6 +4,7 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
+from sd2_clip.sd2 import onednn
 from sd2_clip.sd2.errors import LayerError, OptionError
 from sd2_clip.sd2.recall import Recall
 from sd2_clip.sd2.sd2_clip import SD2ClipHModel, SD2ClipModel, build_text_encoder
@@ -20,13 +21,17 @@ def tokenizer() -> SD2Tokenizer:
     return tokenizer
 
 
-@pytest.fixture(params=["plain", "fused", "fused and remembering"])
-def model(request, monkeypatch):
-    """The tiny encoder with all optimisations off, and with them on."""
+@pytest.fixture(params=["plain", "fused", "remembering", "packed and remembering"])
+def model(request, monkeypatch, tmp_path):
+    """The tiny encoder with all optimisations off, and with one after the other on."""
     if request.param == "plain":
         monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
-    model = tiny.text_encoder()
-    if request.param == "fused and remembering":
+    if "packed" in request.param:
+        monkeypatch.setattr(onednn, "PACK_AFTER", 1)
+        model = tiny.mapped_text_encoder(tmp_path)
+    else:
+        model = tiny.text_encoder()
+    if "remembering" in request.param:
         model.clip_h.recall = Recall()
         with torch.no_grad():
             yield model

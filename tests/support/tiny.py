@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from sd2_clip.loading import load_clip
 from sd2_clip.sd2.sd2_clip import SD2ClipModel, build_text_encoder
 
 GOLDEN = Path(__file__).parent.parent / "data" / "golden"
@@ -20,6 +21,15 @@ def state_dict() -> dict[str, torch.Tensor]:
 
 def text_encoder(dtype: torch.dtype = torch.float32, **options: Any) -> SD2ClipModel:
     return build_text_encoder(state_dict(), dtype=dtype, model_options=MODEL_OPTIONS, **options)
+
+
+def mapped_text_encoder(folder: Path) -> SD2ClipModel:
+    """The same as a loader makes it: in fp32, mapped from a file in *folder*."""
+    file = folder / "tiny.safetensors"
+    save_file({name: tensor.float() for name, tensor in state_dict().items()}, file)
+    clip = load_clip(file, device="cpu", dtype="fp32", model_options=MODEL_OPTIONS)
+    model: SD2ClipModel = clip.cond_stage_model
+    return model
 
 
 def core_cases() -> list[dict[str, Any]]:
