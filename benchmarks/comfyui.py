@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import torch
 
+from .encoding import settle
 from .measure import Row, absolute, paired, ratio, to_json
 
 
@@ -50,6 +51,7 @@ def main() -> None:
     plain = {"h": [[(token, 1.0) for token in chunk]]}
     weighted = {"h": [[(token, 1.2 if 3 < i < 9 else 1.0) for i, token in enumerate(chunk)]]}
     encoder = clip.cond_stage_model
+    settle(clip)
 
     def ours(tokens: object) -> object:
         encoder.clip_h.recall = None
@@ -66,10 +68,9 @@ def main() -> None:
         times = paired(works, arguments.rounds)
     note = f"ComfyUI {__version__}, torch {torch.__version__}: {absolute(times)}"
     rows = [
-        Row("one prompt with pooled / ComfyUI, fp32 weights",
-            ratio(times, "ours", "ComfyUI fp32"), "×", 0.5, note=note),
-        Row("the same / ComfyUI as it stores weights, fp16",
-            ratio(times, "ours", "ComfyUI fp16"), "×"),
+        Row("one prompt with pooled / ComfyUI as it keeps weights, fp16",
+            ratio(times, "ours", "ComfyUI fp16"), "×", 0.5, note=note),
+        Row("the same / ComfyUI made to keep fp32", ratio(times, "ours", "ComfyUI fp32"), "×"),
         Row("plain prompt / ComfyUI's weighted prompt",
             ratio(times, "ours", "ComfyUI weighted"), "×"),
     ]  # fmt: skip

@@ -18,7 +18,7 @@ import torch
 from sd2_clip.loading import load_clip
 from sd2_clip.sd2.sd2_tokenizer import SD2Tokenizer
 
-from .encoding import chunk, transformers_encoder
+from .encoding import chunk, settle, transformers_encoder
 from .measure import paired
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -74,6 +74,7 @@ def picture(title: str, x_label: str, y_label: str, lines: Mapping[str, Line]) -
 def encode_curves(checkpoint: str, rounds: int) -> dict[str, str]:
     clip = load_clip(checkpoint, device="cpu", dtype="fp32")
     encoder = clip.cond_stage_model.clip_h
+    settle(clip)
     encoder.recall = None
     peer = transformers_encoder(clip)
     batches: dict[str, list[tuple[float, float]]] = {"ours": [], "transformers": []}
