@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .writing import check_writable, write_safetensors
+from ..sd2.writing import check_writable, write_safetensors
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

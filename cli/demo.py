@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from .. import host
 from ..host.standalone import StandaloneHost
 from ..sd2.errors import OptionError
+from ..sd2.writing import check_writable, write_safetensors
 from .run import run_workflow
-from .writing import check_writable, write_safetensors
 
 if TYPE_CHECKING:
     import torch

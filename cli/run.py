@@ -19,7 +19,7 @@ from ..headless.terminal import TerminalProgress
 from ..headless.validation import Validation
 from ..headless.workflow import load_workflow
 from ..host.standalone import StandaloneHost
-from .writing import check_writable
+from ..sd2.writing import check_writable
 
 log = logging.getLogger("sd2_clip")
 

@@ -7,12 +7,10 @@ under ``sd2_clip``, so that any safetensors reader can use the file. What JSON l
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 import re
-import secrets
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,9 +18,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from .errors import SD2ClipError
+from .writing import write_safetensors
 
 FORMAT = "sd2_clip.conditioning/1"
 
@@ -116,18 +114,7 @@ def save_conditioning(
     if not entries:
         raise ConditioningError("There is no conditioning to save: the list is empty.")
     about = json.dumps({"format": FORMAT, "entries": entries}, allow_nan=False)
-    data = save(tensors, {**(metadata or {}), "sd2_clip": about})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            partial.unlink()
+    write_safetensors(path, tensors, {**(metadata or {}), "sd2_clip": about})
 
 
 def load_conditioning(path: Path) -> list[list[Any]]:
