@@ -41,7 +41,7 @@ bench: .venv/test/ready
 .venv/test/ready: pyproject.toml
 	$(PYTHON) -m venv .venv/test
 	.venv/test/bin/python $(PIP) "pip>=25.1" "$(TORCH)"
-	.venv/test/bin/python $(PIP) --group test --editable ".[editor]"
+	.venv/test/bin/python $(PIP) --group test --editable ".[editor,dataset]"
 	touch $@
 
 clean:

@@ -19,6 +19,7 @@ COMMANDS = {
     "run": "run a workflow (editor's or API format) without ComfyUI",
     "inspect": "say what a model file holds, reading its header only",
     "convert": "write just the text encoder of a file, as safetensors",
+    "encode": "encode a data set of captions to embeddings, for training",
     "edit": "open the workflow editor in the browser, without ComfyUI",
     "demo": "encode a first prompt, with a random-weight encoder if there is no real one",
 }

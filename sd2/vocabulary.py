@@ -12,6 +12,7 @@ cleans text first (ftfy, HTML entities); ComfyUI and transformers do not, and ne
 import gzip
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -144,6 +145,17 @@ class ClipTokenizer:
         repaired = text.translate(_REPAIRS)
         ids: list[int] = self._tokenizer.encode(repaired, add_special_tokens=False).ids
         return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """``encode`` of many texts, on all processors."""
+        repaired = [text.translate(_REPAIRS) for text in texts]
+        encodings = self._tokenizer.encode_batch(repaired, add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of *ids*, in lower case and with a blank between words."""
+        text: str = self._tokenizer.decode(list(ids))
+        return text
 
     @cached_property
     def transformers(self) -> Any:

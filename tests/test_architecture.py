@@ -22,6 +22,7 @@ ARROWS = {
     "nodes": {"loading", "encoding", "provenance", "sd2", "host"},
     "routes": {"encoding", "sd2", "host"},
     "editor": {"headless", "host", "version"},
+    "dataset": {"loading", "sd2", "host", "version"},
     # The command line puts all the parts together.
     "cli": {
         "headless",
@@ -32,6 +33,7 @@ ARROWS = {
         "sd2",
         "host",
         "editor",
+        "dataset",
         "version",
         "",
     },

@@ -14,6 +14,7 @@ from browser_models import write_hollow
 from model_shapes import SD2_CONFIG
 from safetensors import safe_open
 from safetensors.torch import load_file
+from sd2_clip.dataset import EncodedCaptions
 from sd2_clip.sd2.conditioning import load_conditioning
 from sd2_clip.sd2.config import load_config
 from sd2_clip.sd2.naming import text_model_shapes
@@ -257,3 +258,47 @@ def test_demo_labels_its_random_weights_everywhere(tmp_path):
         assert "done in" in done.stdout.splitlines()[-1]
     finally:
         shutil.rmtree(tmp_path / "demo", ignore_errors=True)
+
+
+CAPTIONS = 'file,caption\n1.png,a cat\n2.png,"a (red:1.2) dog, sleeping"\n3.png,a cat\n'
+
+
+@pytest.mark.full_size
+def test_encode_leaves_every_captions_embedding(folder, tmp_path):
+    (tmp_path / "captions.csv").write_text(CAPTIONS)
+    command = ("encode", tmp_path / "captions.csv", tmp_path / "out", "--key", "file", "--pooled",
+               "--checkpoint", "models/sd2.safetensors", "--device", "cpu")  # fmt: skip
+    done = run(folder, *command)
+    assert done.returncode == 0, done.stderr
+    assert "3 captions, 3 different ones with the empty one, in 1 shards" in done.stdout
+    dataset = EncodedCaptions(tmp_path / "out")
+    assert dataset.keys == ["1.png", "2.png", "3.png"]
+    assert dataset[1]["caption_latents"].shape == (77, 1024)
+    assert dataset[1]["caption_pooled"].shape == (1024,)
+    assert torch.equal(dataset[0]["caption_latents"], dataset[2]["caption_latents"])
+    again = run(folder, *command, "--json")
+    assert json.loads(again.stdout)["encoded"] == 0
+    other = run(folder, *command, "--layer", "hidden", "--layer-idx", "-5")
+    assert other.returncode == 1
+    assert "layer: 23 of 24, final layer norm applied, now 20 of 24" in other.stderr
+
+
+ENCODE_ERRORS = {
+    "no captions": (("gone.txt", "out"), "gone.txt does not exist"),
+    "no column": (("captions.csv", "out", "--column", "text"), "There are: file, caption"),
+    "no checkpoint": (("captions.csv", "out"), "gone.safetensors"),
+    "part": (("captions.csv", "out", "--part", "3/2"), "part 3/2 does not exist"),
+    "no part": (("captions.csv", "out", "--part", "all"), "give two numbers, such as 1/4"),
+}
+
+
+@pytest.mark.parametrize("case", ENCODE_ERRORS)
+def test_encode_says_what_is_wrong(case, tmp_path):
+    (tmp_path / "sd2_clip").symlink_to(ROOT, target_is_directory=True)
+    (tmp_path / "captions.csv").write_text(CAPTIONS)
+    arguments, message = ENCODE_ERRORS[case]
+    done = run(tmp_path, "encode", *arguments, "--checkpoint", "gone.safetensors")
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("out/*"))

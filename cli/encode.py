@@ -1,0 +1,147 @@
+"""``sd2-clip encode CAPTIONS OUT``: the embeddings of a data set's captions."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..dataset.shards import Part, Summary
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "captions",
+        metavar="CAPTIONS",
+        type=Path,
+        help="a .txt (a caption a line), .jsonl, .csv, .tsv or .parquet, a folder of such tables, "
+        "or a folder with a .txt for each picture",
+    )
+    parser.add_argument(
+        "out",
+        metavar="OUT",
+        type=Path,
+        help="the folder for the embeddings; what is there already is not done again",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        required=True,
+        help="any file or folder with SD2's text encoder",
+    )
+    parser.add_argument(
+        "--column", metavar="NAME", help="where captions are (caption, text, prompt or TEXT)"
+    )
+    parser.add_argument("--key", metavar="NAME", help="what to know rows by (their numbers)")
+    parser.add_argument(
+        "--layer", default="penultimate", help="penultimate (SD2's), last, or hidden"
+    )
+    parser.add_argument(
+        "--layer-idx", metavar="N", type=int, help="with --layer hidden: -24 (first) to -1 (last)"
+    )
+    parser.add_argument("--pooled", action="store_true", help="store the pooled vectors too")
+    parser.add_argument("--store", default="fp16", help="dtype of the embeddings: fp16, bf16, fp32")
+    parser.add_argument("--dtype", default="auto", help="dtype of the weights: fp16, bf16, fp32")
+    parser.add_argument("--device", default="auto", help="auto, cpu or gpu:N")
+    parser.add_argument(
+        "--shard-size", metavar="N", type=int, default=1024, help="captions in a file (1024)"
+    )
+    parser.add_argument(
+        "--part",
+        metavar="I/N",
+        default="1/1",
+        help="do the I-th of N parts, one for each process or machine that writes to OUT",
+    )
+    parser.add_argument("--json", action="store_true", help="print the counts as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from ..dataset.captions import count_captions, read_captions
+    from ..dataset.encoder import CaptionEncoder
+    from ..dataset.shards import encode_captions
+
+    part = parse_part(arguments.part)
+    source: Path = arguments.captions
+    # The first caption comes before the checkpoint: a wrong file is said at once.
+    next(read_captions(source, arguments.column, arguments.key), None)
+    encoder = CaptionEncoder(
+        arguments.checkpoint,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        layer=arguments.layer,
+        layer_idx=arguments.layer_idx,
+        store=arguments.store,
+        pooled=arguments.pooled,
+    )
+    started = time.monotonic()
+    with _Progress(count_captions(source)) as progress:
+        summary = encode_captions(
+            read_captions(source, arguments.column, arguments.key),
+            arguments.out,
+            encoder,
+            shard_size=arguments.shard_size,
+            part=part,
+            progress=progress,
+        )
+    if arguments.json:
+        print(json.dumps(asdict(summary)))
+    else:
+        print(f"{arguments.out}\n{describe(summary, time.monotonic() - started)}")
+    return 0
+
+
+def parse_part(text: str) -> Part:
+    from ..dataset.shards import Part
+    from ..sd2.errors import OptionError
+
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None:
+        raise OptionError(f"--part {text}: give two numbers, such as 1/4 for the first of four.")
+    return Part(int(match[1]), int(match[2]))
+
+
+def describe(summary: Summary, seconds: float) -> str:
+    """The counts, a line for each thing that a trainer should know."""
+    lines = [
+        f"{summary.captions:,} captions, {summary.distinct:,} different ones with the empty one, "
+        f"in {summary.shards:,} shards",
+        f"{summary.encoded:,} encoded now, in {seconds:.1f} s"
+        + (f" ({summary.encoded / seconds:.1f} a second)" if summary.encoded else ""),
+    ]
+    if summary.truncated:
+        lines.append(
+            f"{summary.truncated:,} were cut after 75 tokens (the longest has {summary.longest:,})"
+        )
+    if summary.missing:
+        lines.append(f"{summary.missing:,} shards are other parts' and not there yet")
+    if summary.left_over:
+        lines.append(
+            f"{summary.left_over:,} shards behind the last are from a longer data set; nothing "
+            "refers to them"
+        )
+    return "\n".join(lines)
+
+
+class _Progress:
+    """Counts captions on a terminal, with rate and time left."""
+
+    def __init__(self, total: int | None) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(total=total, unit=" captions", disable=not sys.stderr.isatty())
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+
+    def __call__(self, summary: Summary) -> None:
+        self._bar.set_postfix(encoded=summary.encoded, refresh=False)
+        self._bar.update(summary.captions - self._bar.n)

@@ -1,0 +1,160 @@
+"""Captions to SD2's conditioning, a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+from ..loading import load_clip, parse_dtype
+from ..sd2.errors import OptionError, SD2ClipError
+from ..sd2.vocabulary import clip_tokenizer
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..host.interface import Clip
+
+CONTEXT_LENGTH = 77
+ROOM = CONTEXT_LENGTH - 2
+"""Tokens of a caption that fit between start and end; the rest is cut, as SD2 was trained."""
+
+
+class NotFiniteError(SD2ClipError):
+    """An embedding with NaN or infinity in it, which no trainer should get."""
+
+
+class CaptionEncoder:
+    """Captions to embeddings, for a loop or for ``map_batches`` of Ray Data, ``map`` of datasets.
+
+    A caption is plain text: brackets weigh nothing. It is one chunk of 77 places, what does not fit
+    is cut, and it is padded as SD2 pads; the result is what diffusers' pipelines of SD2 compute.
+    The checkpoint is loaded when it is first needed, so that an encoder can be pickled and sent to
+    a worker before it holds one.
+
+    *checkpoint*, *device*, *dtype*, *layer*, *layer_idx* and *model_options* are ``load_clip``'s;
+    *store* is the dtype of results (fp16, bf16, fp32), *column* where batches hold captions.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | PathLike[str],
+        *,
+        device: str = "auto",
+        dtype: str | None = None,
+        layer: str = "penultimate",
+        layer_idx: int | None = None,
+        store: str = "fp16",
+        pooled: bool = False,
+        column: str = "caption",
+        model_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        if layer == "all":
+            raise OptionError("layer 'all' is no conditioning; choose penultimate, last or hidden.")
+        self.checkpoint = checkpoint
+        self.pooled = pooled
+        self.column = column
+        self._device = device
+        self._dtype = dtype
+        self._layer = layer
+        self._layer_idx = layer_idx
+        self._store = store
+        self._model_options = dict(model_options or {})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "clip"}
+
+    @cached_property
+    def clip(self) -> Clip:
+        """The handle on the text encoder; nobody else's, so it remembers no results."""
+        clip = load_clip(
+            self.checkpoint,
+            device=self._device,
+            dtype=self._dtype,
+            layer=self._layer,
+            layer_idx=self._layer_idx,
+            model_options=self._model_options,
+        )
+        clip.cond_stage_model.clip_h.recall = None
+        return clip
+
+    @property
+    def store(self) -> torch.dtype:
+        """The dtype of results."""
+        dtype = parse_dtype(self._store)
+        if dtype is None:
+            raise OptionError("store must be a dtype: fp16, bf16 or fp32.")
+        return dtype
+
+    def settings(self) -> dict[str, Any]:
+        """All that results depend on, in JSON-able values; reads the weights once, for a digest."""
+        model = self.clip.cond_stage_model
+        layer = model.clip_h.layer_number() + 1
+        return {
+            "weights_sha256": model.source.digest(),
+            "layer": f"{layer} of {model.clip_h.num_layers}, final layer norm applied",
+            "computed_in": str(model.clip_h.compute_dtype).removeprefix("torch."),
+            "weights_in": str(model.source.placement.dtype).removeprefix("torch."),
+            "stored_in": str(self.store).removeprefix("torch."),
+            "pooled": self.pooled,
+        }
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """The token ids of each text, uncut, without start and end."""
+        return clip_tokenizer().encode_batch(texts)
+
+    def encode(self, captions: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+        """``caption_latents`` (N, 77, W) and, if asked for, ``caption_pooled`` (N, W); on the CPU.
+
+        *captions* are token ids as ``tokenize`` gives them; more than 75 are cut.
+        Raises ``NotFiniteError`` rather than give numbers that are none.
+        """
+        import torch
+
+        encoder = self.clip.cond_stage_model.clip_h
+        special = encoder.special_tokens
+        chunks = []
+        for ids in captions:
+            content = [special["start"], *ids[:ROOM], special["end"]]
+            chunks.append(content + [special["pad"]] * (CONTEXT_LENGTH - len(content)))
+        with torch.no_grad():
+            states, pooled = encoder.encode_chunks(chunks, len(chunks) if self.pooled else 0)
+        results = {"caption_latents": states.to("cpu", self.store)}
+        if self.pooled:
+            results["caption_pooled"] = pooled.to("cpu", self.store)
+        for name, tensor in results.items():
+            finite = tensor.isfinite().flatten(1).all(1)
+            if not finite.all():
+                first = clip_tokenizer().decode(captions[int(finite.int().argmin())])
+                raise NotFiniteError(
+                    f"{int((~finite).sum())} of {len(finite)} captions have NaN or infinity in "
+                    f"{name}, first {first[:80]!r}. Use fp32 for both dtype and store; if it stays "
+                    f"so, {self.checkpoint} is damaged."
+                )
+        return results
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """*batch* with the embeddings of its captions, as numpy arrays: for ``map_batches``.
+
+        Adds ``caption_latents`` (N, 77, W), ``caption_pooled`` (N, W) if asked for, ``token_count``
+        (N,) before cutting, and ``truncated`` (N,). numpy knows no bf16: store fp16 or fp32.
+        """
+        import numpy as np
+        import torch
+
+        if self.store == torch.bfloat16:
+            raise OptionError("numpy has no bf16; use store='fp16' or 'fp32' for batches.")
+        if self.column not in batch:
+            raise OptionError(
+                f"The batch has no column {self.column!r} of captions, but "
+                f"{', '.join(map(str, batch))}. Name it: CaptionEncoder(…, column=…)."
+            )
+        ids = self.tokenize([str(text) for text in batch[self.column]])
+        counts = np.array([len(one) for one in ids], dtype=np.int32)
+        return {
+            **batch,
+            **{name: tensor.numpy() for name, tensor in self.encode(ids).items()},
+            "token_count": counts,
+            "truncated": counts > ROOM,
+        }

@@ -1,0 +1,99 @@
+"""Embeddings of captions are what the handle and other programs make of them."""
+
+import pickle
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from sd2_clip.dataset import CaptionEncoder
+from sd2_clip.dataset.encoder import NotFiniteError
+from sd2_clip.sd2.errors import OptionError
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+CAPTIONS = ["a cat", "", "a (very:1.3) big [dog]", "word " * 100, "Ωmega 東京 🐈, embedding:x"]
+FILE = tiny.GOLDEN / "tiny_text_encoder.safetensors"
+
+
+def encoder(**options) -> CaptionEncoder:
+    options = {"device": "cpu", "dtype": "fp32", "store": "fp32"} | options
+    return CaptionEncoder(FILE, model_options=tiny.MODEL_OPTIONS, **options)
+
+
+def test_a_caption_is_encoded_as_plain_text_in_one_chunk():
+    ours = encoder(pooled=True)
+    found = ours.encode(ours.tokenize(CAPTIONS))
+    assert found["caption_latents"].shape == (5, 77, 32)
+    for number in (0, 1, 2):
+        tokens = ours.clip.tokenize(CAPTIONS[number], disable_weights=True)
+        cond, pooled = ours.clip.encode_from_tokens(tokens, return_pooled=True)
+        torch.testing.assert_close(found["caption_latents"][number], cond[0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(found["caption_pooled"][number], pooled[0], atol=1e-5, rtol=0)
+
+
+def test_the_result_is_that_of_diffusers_text_encoder():
+    # SD2's pipelines: padded with "!", cut to 77, last_hidden_state of the 23-layer encoder.
+    ours = encoder(pooled=True)
+    ids = ours.tokenize(CAPTIONS)
+    peer = CLIPTextModelWithProjection(CLIPTextConfig(**tiny.CONFIG)).train(False)
+    peer.load_state_dict(tiny.state_dict(), strict=False)
+    rows = [[49406, *one[:75], 49407] + [0] * (75 - len(one)) for one in ids]
+    with torch.no_grad():
+        out = peer(torch.tensor(rows), output_hidden_states=True)
+        states = peer.text_model.final_layer_norm(out.hidden_states[-2])
+    found = ours.encode(ids)
+    torch.testing.assert_close(found["caption_latents"], states, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found["caption_pooled"], out.text_embeds, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("layer", "layer_idx"), [("last", None), ("hidden", -3)])
+def test_another_layer(layer, layer_idx):
+    ours = encoder(layer=layer, layer_idx=layer_idx)
+    reference = encoder().clip
+    reference.clip_layer(-1 if layer_idx is None else layer_idx)
+    found = ours.encode(ours.tokenize(["a cat"]))["caption_latents"]
+    torch.testing.assert_close(found, reference.encode("a cat"), atol=1e-5, rtol=0)
+
+
+def test_batches_of_a_pipeline():
+    ours = encoder(store="fp16", column="text", pooled=True)
+    batch = {"text": np.array(CAPTIONS, dtype=object), "id": np.arange(5)}
+    found = ours(batch)
+    assert found["id"] is batch["id"]
+    assert (found["caption_latents"].dtype, found["caption_pooled"].shape) == ("float16", (5, 32))
+    assert found["token_count"].tolist()[:2] == [2, 0]
+    assert found["truncated"].tolist() == [False, False, False, True, False]
+    expected = ours.encode(ours.tokenize(CAPTIONS))["caption_latents"].numpy()
+    np.testing.assert_array_equal(found["caption_latents"], expected)
+
+
+def test_an_encoder_is_sent_to_workers_without_its_weights():
+    ours = encoder()
+    ours.encode(ours.tokenize(["a cat"]))
+    data = pickle.dumps(ours)
+    assert len(data) < 5000
+    twin = pickle.loads(data)
+    ids = ours.tokenize(CAPTIONS)
+    torch.testing.assert_close(twin.encode(ids), ours.encode(ids), atol=0, rtol=0)
+
+
+def test_numbers_that_are_none_are_never_given():
+    ours = encoder()
+    weight = ours.clip.cond_stage_model.clip_h.transformer.text_model.final_layer_norm.weight
+    weight.data.fill_(1e6)
+    ours.encode(ours.tokenize(["a cat"]))
+    half = encoder(store="fp16")
+    half.clip.cond_stage_model.clip_h.transformer.text_model.final_layer_norm.weight.data.fill_(1e6)
+    with pytest.raises(NotFiniteError, match=r"2 of 2 captions .* first 'a cat'"):
+        half.encode(half.tokenize(["a cat", "a dog"]))
+
+
+def test_what_cannot_be_is_said():
+    with pytest.raises(OptionError, match="no column 'caption' of captions, but text, id"):
+        encoder()({"text": ["a"], "id": [1]})
+    with pytest.raises(OptionError, match="numpy has no bf16"):
+        encoder(store="bf16")({"caption": ["a"]})
+    with pytest.raises(OptionError, match="layer 'all'"):
+        encoder(layer="all")
+    with pytest.raises(OptionError, match="store"):
+        encoder(store="auto").encode([[1]])
