@@ -21,6 +21,7 @@ from pathlib import Path
 from .measure import HEADER, ONE_THREAD, Row, from_json, to_json
 
 ROOT = Path(__file__).parent.parent
+PARTS = ["startup", "encoding", "comfyui", "dataset", "loading"]
 PEERS = ("torch", "transformers", "tokenizers", "safetensors")
 
 
@@ -70,7 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=Path, default=ROOT / "build" / "bench")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--only", nargs="*", default=["startup", "encoding", "comfyui", "loading"])
+    parser.add_argument("--only", nargs="*", default=PARTS)
     arguments = parser.parse_args()
     safetensors, ckpt = checkpoints(arguments.files)
     rounds = str(arguments.rounds)
@@ -78,6 +79,7 @@ def main() -> None:
         "startup": lambda: measured("startup", safetensors),
         "encoding": lambda: measured("encoding", safetensors, "--rounds", rounds),
         "comfyui": lambda: comfyui(safetensors, rounds),
+        "dataset": lambda: measured("dataset", safetensors),
         "loading": lambda: measured("loading", safetensors, ckpt, "--rounds", "3"),
     }
     rows = [row for name in arguments.only for row in parts[name]()]

@@ -123,7 +123,8 @@ class StandaloneClip:
         model: Any = self.cond_stage_model
         model.source = None
         load = partial(model.load_state_dict, strict=False) if full_model else model.load_sd
-        result = load(sd)
+        with self._lock:
+            result = load(sd)
         encoder = model.clip_h
         layers = encoder.transformer.text_model.encoder.layers
         encoder.identity_layers = frozenset(

@@ -10,13 +10,15 @@ import ctypes
 import logging
 import mmap
 import platform
+import threading
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 torch's own name for it
+from torch.utils.weak import WeakIdKeyDictionary
 
 from .snapshots import TensorSnapshot
 
@@ -32,10 +34,10 @@ FEW_ROWS = 256
 """Up to three chunks. With more, packing gains a twentieth: not worth memory of one's own."""
 
 _PAGE = mmap.PAGESIZE
-_PAGEMAP = Path("/proc/self/pagemap")
+_PAGEMAP, _MAPS = Path("/proc/self/pagemap"), Path("/proc/self/maps")
 # Of the 64 bits that the kernel gives for a page (kernel.org: admin-guide/mm/pagemap).
 _PRESENT = 0b11 << 62  # in memory, or in swap
-_OF_A_FILE = 1 << 61
+_OF_A_FILE = 1 << 61  # or of memory that processes share
 
 
 @cache
@@ -61,13 +63,13 @@ def reorder_weight() -> Any:
 
     It saves every product from laying *w* out again: a sixth of the time at 77 rows.
     """
-    if linear_pointwise() is None or not _PAGEMAP.exists():
-        return None
     try:
+        if linear_pointwise() is None or not _PAGEMAP.exists():
+            return None
         reorder = torch.ops.mkldnn._reorder_linear_weight
         _prove(linear_pointwise(), lambda weight: reorder(weight, FEW_ROWS))
-    except (AttributeError, RuntimeError, AssertionError) as error:
-        log.debug("This torch cannot lay weights out for oneDNN: %s", error)
+    except (AttributeError, RuntimeError, AssertionError, OSError) as error:
+        log.debug("No weights are packed here: %s", error)
         return None
     return reorder
 
@@ -83,62 +85,102 @@ def _prove(product: Any, prepare: Any) -> None:
         torch.testing.assert_close(found, expected)
 
 
-class PackedWeight:
-    """A weight's packed twin, once it has been used often enough to deserve one.
+class _Packed(NamedTuple):
+    weight: Tensor
+    """In oneDNN's layout."""
+    of: TensorSnapshot
+    """The weight that it was made of, which must not live on here."""
 
-    Only a float32 weight that is mapped from a file and that nobody changed gets one, because its
-    own memory can then be given back: the numbers stay in the page cache, and whoever touches the
-    weight (``state_dict``, a LoRA) finds them there. So an encoder never lies in memory twice. A
-    changed weight is seen at the next product, and is computed with as it is.
+
+_packed: WeakIdKeyDictionary = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
+"""Of each weight: its packed twin, or how often it was used so far."""
+
+_packing = threading.Lock()
+
+
+def packed(weight: Tensor, rows: int) -> Tensor:
+    """What to multiply *rows* rows with: a packed twin of *weight*, or *weight* itself.
+
+    Only a frozen float32 weight that is mapped from a file and that nobody changed gets a twin,
+    because its own memory can then be given back: the numbers stay in the page cache, and whoever
+    touches the weight (``state_dict``, a LoRA) finds them there. So an encoder never lies in memory
+    twice. All layers with the same weight share the twin, and it goes when the weight goes. A
+    weight that is changed later is seen at the next product, and is computed with as it is.
     """
+    known = _packed.get(weight, 0)
+    if isinstance(known, _Packed):
+        if known.of.holds([weight]):
+            return known.weight
+        forget(weight)
+        known = 0
+    if rows > FEW_ROWS:
+        return weight
+    uses = _packed[weight] = known + 1
+    if uses != PACK_AFTER or reorder_weight() is None:
+        return weight
+    with _packing:
+        return _pack(weight)
 
-    def __init__(self) -> None:
-        self._uses = 0
-        self._weight: Tensor | None = None
-        self._snapshot: TensorSnapshot | None = None
-        self._packed: Tensor | None = None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> PackedWeight:
-        # What is packed may be shared: whether it is that of a copy's weight, the copy asks.
-        twin = PackedWeight()
-        vars(twin).update(vars(self))
-        return twin
+def forget(weight: Tensor) -> None:
+    """Let go of the packed twin, if there is one."""
+    _packed.pop(weight, None)
 
-    def __reduce__(self) -> Any:
-        return PackedWeight, ()  # derived, and no tensor that could be written to a file
 
-    def of(self, weight: Tensor, rows: int) -> Tensor:
-        """What to multiply *rows* rows with: the packed twin, or *weight* itself."""
-        if self._packed is not None:
-            if weight is self._weight and self._snapshot is not None and self._snapshot.holds():
-                return self._packed
-            self._uses, self._weight, self._snapshot, self._packed = 0, None, None, None
-        if rows > FEW_ROWS or weight.dtype != torch.float32:
-            return weight
-        self._uses += 1
-        if self._uses != PACK_AFTER or reorder_weight() is None or not _is_as_in_file(weight):
-            return weight
-        self._packed = reorder_weight()(weight.detach(), FEW_ROWS)
-        self._weight, self._snapshot = weight, TensorSnapshot([weight])
-        _give_back(weight)
-        return self._packed
+def _pack(weight: Tensor) -> Tensor:
+    known = _packed.get(weight)
+    if isinstance(known, _Packed):  # another thread was quicker
+        return known.weight
+    if not _is_as_in_file(weight):
+        return weight
+    before = TensorSnapshot([weight])
+    try:
+        twin = reorder_weight()(weight.detach(), FEW_ROWS)
+    except RuntimeError as error:  # no memory
+        log.warning(
+            "Weights could not be packed for speed, so they are used as they are: %s", error
+        )
+        return weight
+    # Another thread may have loaded other numbers meanwhile.
+    if not before.holds([weight]) or not _is_as_in_file(weight):
+        return weight
+    _give_back(weight)
+    _packed[weight] = _Packed(twin, before)
+    return twin  # type: ignore[no-any-return]
 
 
 def _is_as_in_file(weight: Tensor) -> bool:
     """Whether all memory that *weight* takes is the page cache's: mapped and never written to."""
-    if not weight.is_contiguous():
+    if (
+        type(weight) not in (Tensor, torch.nn.Parameter)
+        or weight.dtype != torch.float32
+        or weight.requires_grad
+        or weight.is_inference()  # changes would not be counted
+        or not weight.is_contiguous()
+    ):
         return False
     first = weight.data_ptr() // _PAGE
     count = -(-(weight.data_ptr() + weight.nbytes) // _PAGE) - first
     try:
+        if not _is_private_file(first * _PAGE, (first + count) * _PAGE):
+            return False
         with _PAGEMAP.open("rb", buffering=0) as file:
             file.seek(8 * first)
-            entries = file.read(8 * count)
+            pages = memoryview(file.read(8 * count)).cast("Q")
     except OSError as error:
-        log.debug("%s cannot be read, so no weights are packed: %s", _PAGEMAP, error)
+        log.debug("No weights are packed, since the kernel does not tell of pages: %s", error)
         return False
-    pages = memoryview(entries).cast("Q")
     return len(pages) == count and all(page & _OF_A_FILE or not page & _PRESENT for page in pages)
+
+
+def _is_private_file(start: int, end: int) -> bool:
+    """Whether these addresses are one mapping of a file that shows nobody what is written to it."""
+    for line in _MAPS.read_text().splitlines():
+        span, permissions, _, _, inode = line.split(maxsplit=5)[:5]
+        first, last = (int(address, 16) for address in span.split("-"))
+        if first <= start < last:
+            return end <= last and permissions.endswith("p") and inode != "0"
+    return False
 
 
 def _give_back(weight: Tensor) -> None:
@@ -146,7 +188,6 @@ def _give_back(weight: Tensor) -> None:
     first = -(-weight.data_ptr() // _PAGE) * _PAGE
     last = (weight.data_ptr() + weight.nbytes) // _PAGE * _PAGE
     if last > first:
-        # Whoever writes to a weight while it is being computed with has lost anyway.
         ctypes.CDLL(None).madvise(
             ctypes.c_void_p(first), ctypes.c_size_t(last - first), ctypes.c_int(mmap.MADV_DONTNEED)
         )

@@ -12,20 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 torch's own name for it
 
-from .onednn import PackedWeight, linear_pointwise
+from . import onednn
 
 
 class Linear(nn.Linear):
     """A linear layer whose weights may be stored in another dtype than it computes in."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._packed_weight = PackedWeight()
-
     def forward(self, input: Tensor) -> Tensor:
         if self._takes_onednn(input):
             return self._onednn(input, "none", "")
-        return F.linear(input, *self._cast(input))
+        bias = None if self.bias is None else self.bias.to(input.dtype)
+        return F.linear(input, self.weight.to(input.dtype), bias)
 
     def gelu(self, input: Tensor) -> Tensor:
         """``gelu(self(input))``, in one pass over memory where oneDNN can."""
@@ -34,18 +31,16 @@ class Linear(nn.Linear):
         return F.gelu(self(input))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        self._packed_weight = PackedWeight()  # the weight goes to another device or dtype
+        onednn.forget(self.weight)  # it goes to another device or dtype
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
-    def _cast(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
-        bias = None if self.bias is None else self.bias.to(input.dtype)
-        return self.weight.to(input.dtype), bias
-
     def _onednn(self, input: Tensor, activation: str, algorithm: str) -> Tensor:
-        weight, bias = self._cast(input)
-        if weight is self.weight:
-            weight = self._packed_weight.of(weight, input.numel() // self.in_features)
-        return linear_pointwise()(input, weight, bias, activation, [], algorithm)  # type: ignore[no-any-return]
+        stored = self.weight
+        weight = stored.to(input.dtype)
+        if weight is stored:
+            weight = onednn.packed(weight, input.numel() // self.in_features)
+        bias = None if self.bias is None else self.bias.to(input.dtype)
+        return onednn.linear_pointwise()(input, weight, bias, activation, [], algorithm)  # type: ignore[no-any-return]
 
     def _takes_onednn(self, input: Tensor) -> bool:
         # The fused product has no derivative.
@@ -57,7 +52,8 @@ class Linear(nn.Linear):
             and input.dtype == torch.float32
             and not differentiated
             and bool(torch.backends.mkldnn.enabled)
-            and linear_pointwise() is not None
+            and not torch.compiler.is_compiling()  # which chooses products of its own
+            and onednn.linear_pointwise() is not None
         )
 
 

@@ -1,42 +1,48 @@
 """Whether weights are still what they were when something was derived from them.
 
-Replacing a layer or a parameter, changing one in place and assigning its ``data`` are all seen for
-certain. A write through ``data`` (``weight.data += …``), of which torch keeps no count, is seen if
-it touches the sample of a matrix.
+Replacing a layer or a parameter, changing one in place, assigning its ``data`` and unfreezing it
+are all seen for certain. Writes of which torch keeps no count (``weight.data += …``, numpy's, those
+of fused optimizers) are seen if they touch a sample of the numbers.
 """
 
 from __future__ import annotations
 
+import ctypes
 import operator
 from collections.abc import Iterable, Sequence
-from itertools import chain
+from itertools import chain, compress
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-SAMPLE = 8
-"""Numbers of each matrix that are compared."""
+SAMPLE_BYTES = 32
+"""Of each tensor, from its middle."""
 
 _METHODS = frozenset(["forward", "gelu", "row"])
 """What is called of a layer; others may put their own in its place, on the instance."""
 
+_changes = operator.attrgetter("_version")
+_kind = operator.attrgetter("dtype", "requires_grad")
+
 
 class TensorSnapshot:
-    """How tensors were: where they lay, how often they were changed, and some of their numbers."""
+    """How tensors on the CPU were; it does not hold them."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self._tensors = tensors
-        self._states = _states(tensors)
-        # Views of numpy's, since torch takes ten times as long to look at a few numbers.
-        self._views = [_sample(tensor) for tensor in tensors if tensor.dim() > 1]
-        self._numbers = [view.tobytes() for view in self._views]
+        self._places = _places(tensors)
+        self._are_matrices = [tensor.dim() > 1 for tensor in tensors]
+        self._forms = _forms(list(compress(tensors, self._are_matrices)))
+        # Neither torch nor numpy looks at them: torch takes ten times as long, and numpy would pin
+        # the storage.
+        self._samples = [_sample(tensor) for tensor in tensors]
+        self._numbers = [sample.raw for sample in self._samples]
 
-    def holds(self) -> bool:
-        """Whether they are unchanged."""
+    def holds(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether *tensors*, the same as before, are unchanged."""
         return (
-            _states(self._tensors) == self._states
-            and [view.tobytes() for view in self._views] == self._numbers
+            _places(tensors) == self._places  # so there is still memory to look at
+            and _forms(list(compress(tensors, self._are_matrices))) == self._forms
+            and [sample.raw for sample in self._samples] == self._numbers
         )
 
 
@@ -62,7 +68,8 @@ class ModuleSnapshot:
         self._empty = [
             held for part in modules for held in (part._parameters, part._modules) if not held
         ]
-        self._tensors = TensorSnapshot(list(module.parameters()))
+        self._parameters = list(module.parameters())
+        self._tensors = TensorSnapshot(self._parameters)
 
     def holds(self, module: nn.Module) -> bool:
         """Whether *module* is the same one, and unchanged."""
@@ -75,37 +82,43 @@ class ModuleSnapshot:
         return (
             len(held) == len(self._held)
             and all(map(operator.is_, held, self._held))
-            and self._tensors.holds()
+            and self._tensors.holds(self._parameters)
         )
 
 
 def is_altered(module: nn.Module) -> bool:
-    """Whether a call of *module* does more, or other things, than its classes and weights say."""
+    """Whether a call of *module* does more, or other things, than its classes and weights say.
+
+    Or will soon: weights that are being trained change in ways that nobody counts.
+    """
     return any(
         part._forward_hooks or part._forward_pre_hooks or not _METHODS.isdisjoint(vars(part))
         for part in module.modules()
-    )
+    ) or any(parameter.requires_grad for parameter in module.parameters())
 
 
 def _values(holders: Iterable[dict[str, Any]]) -> Iterable[Any]:
     return chain.from_iterable(map(dict.values, holders))
 
 
-_changes = operator.attrgetter("_version")
-
-
-def _states(tensors: Sequence[Tensor]) -> tuple[list[int], list[int]]:
-    places = list(map(Tensor.data_ptr, tensors))
+def _places(tensors: Sequence[Tensor]) -> tuple[list[int], list[int]]:
+    """Where tensors lie, and how often torch has seen each change."""
+    addresses = list(map(Tensor.data_ptr, tensors))
     try:
-        return places, list(map(_changes, tensors))
+        return addresses, list(map(_changes, tensors))
     except RuntimeError:  # tensors made in inference mode count no changes
-        return places, []
+        return addresses, []
+
+
+def _forms(tensors: Sequence[Tensor]) -> list[Any]:
+    """How the numbers of matrices are to be read, which an assigned ``data`` can change alone."""
+    return [*map(_kind, tensors), *map(Tensor.size, tensors), *map(Tensor.stride, tensors)]
 
 
 def _sample(tensor: Tensor) -> Any:
-    """The bytes of numbers from the middle, as a view: a numpy array."""
-    if not tensor.is_contiguous():
-        return tensor.detach().new_empty(0).view(torch.uint8).numpy()  # no view of it is flat
-    flat = tensor.detach().view(-1)
-    start = max(len(flat) // 2 - SAMPLE // 2, 0)
-    return flat[start : start + SAMPLE].view(torch.uint8).numpy()
+    """Some of a tensor's bytes, as they are at any time: the middle ones where it is contiguous."""
+    start, length = 0, min(tensor.element_size(), tensor.nbytes)
+    if tensor.is_contiguous():
+        length = min(SAMPLE_BYTES, tensor.nbytes)
+        start = (tensor.nbytes - length) // 2
+    return (ctypes.c_char * length).from_address(tensor.data_ptr() + start)

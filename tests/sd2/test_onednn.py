@@ -1,10 +1,13 @@
 """Packed weights: quicker, never other results, and never two copies in memory."""
 
 import copy
+import gc
 import io
 import math
 import mmap
+import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from sd2_clip.sd2 import onednn
 from sd2_clip.sd2.checkpoint import open_checkpoint
 from sd2_clip.sd2.operations import Linear
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 ROWS = torch.randn(3, 7, 256, generator=torch.Generator().manual_seed(1))
 BATCH = torch.randn(onednn.FEW_ROWS + 1, 256, generator=torch.Generator().manual_seed(2))
@@ -54,7 +58,7 @@ def layer(file) -> Linear:
 
 
 def is_packed(layer: Linear) -> bool:
-    return layer._packed_weight.of(layer.weight, BATCH.shape[0]) is not layer.weight
+    return onednn.packed(layer.weight, len(BATCH)) is not layer.weight
 
 
 def pack(layer: Linear) -> None:
@@ -129,6 +133,9 @@ CHANGES: dict[str, Callable[[Linear], object]] = {
     "through data": lambda layer: layer.weight.data.mul_(1.5),
     "data assigned": assign_data,
     "parameter replaced": replace,
+    "data read in another order": lambda layer: setattr(
+        layer.weight, "data", layer.weight.data.as_strided((512, 256), (1, 512))
+    ),
     "loaded": lambda layer: layer.load_state_dict({"weight": layer.weight * 2, "bias": layer.bias}),
     "bias": lambda layer: layer.bias.data.add_(1.0),
     "another dtype": lambda layer: layer.bfloat16(),
@@ -167,14 +174,49 @@ def test_a_weight_in_memory_of_its_own_is_not_packed(layer):
 
 
 @needs_packing
-def test_a_copy_on_the_same_weights_shares_what_is_packed(layer):
+@pytest.mark.parametrize("way", ["shared", "in training", "made in inference mode"])
+def test_a_weight_whose_changes_nobody_counts_is_not_packed(way, file):
+    if way == "made in inference mode":
+        with torch.inference_mode():
+            layer = mapped(file)[0]
+            layer.weight = torch.nn.Parameter(layer.weight, requires_grad=False)
+    else:
+        layer = mapped(file)[0]
+    if way == "in training":  # a fused optimizer's steps are not counted
+        layer.requires_grad_()
+    if way == "shared":
+        layer.share_memory()
+    for _ in range(5):
+        layer(ROWS)
+    assert not is_packed(layer)
+
+
+@needs_packing
+def test_a_weight_that_goes_into_training_is_packed_no_longer(layer):
+    pack(layer)
+    layer.requires_grad_()
+    torch.optim.SGD(layer.parameters(), lr=1.0, fused=True)
+    assert not is_packed(layer)
+
+
+@needs_packing
+def test_layers_with_one_weight_share_what_is_packed(layer):
     pack(layer)
     twin = copy.deepcopy(layer, {id(p): p for p in layer.parameters()})
-    assert is_packed(twin)
+    assert onednn.packed(twin.weight, 1) is onednn.packed(layer.weight, 1)
     twin.weight = torch.nn.Parameter(layer.weight * 2, requires_grad=False)
     assert_right(twin)
     assert is_packed(layer)
     assert_right(layer)
+
+
+@needs_packing
+def test_what_is_packed_goes_with_its_weight(layer):
+    pack(layer)
+    twin = weakref.ref(onednn.packed(layer.weight, 1))
+    layer.weight = torch.nn.Parameter(layer.weight.clone(), requires_grad=False)
+    gc.collect()
+    assert twin() is None
 
 
 @needs_packing
@@ -188,8 +230,67 @@ def test_a_packed_layer_can_be_copied_and_saved(layer):
         assert_right(twin)
 
 
-def test_where_the_kernel_tells_nothing_of_pages_nothing_is_packed(layer, monkeypatch, tmp_path):
-    monkeypatch.setattr(onednn, "_PAGEMAP", tmp_path / "absent")
+@needs_packing
+def test_numbers_that_are_loaded_while_packing_stay(layer, monkeypatch):
+    reorder = onednn.reorder_weight()
+    new = {name: tensor * 3 for name, tensor in layer.state_dict().items()}
+
+    def disturbed(weight, rows):
+        packed = reorder(weight, rows)
+        layer.load_state_dict(new)  # as another thread may do
+        return packed
+
+    monkeypatch.setattr(onednn, "reorder_weight", lambda: disturbed)
+    for _ in range(5):
+        layer(ROWS)
+    torch.testing.assert_close(layer.state_dict(), new, atol=0, rtol=0)
+    assert_right(layer)
+
+
+@needs_packing
+def test_without_memory_for_it_weights_are_used_as_they_are(layer, monkeypatch, caplog):
+    def fails(weight, rows):
+        raise RuntimeError("could not allocate")
+
+    monkeypatch.setattr(onednn, "reorder_weight", lambda: fails)
+    for _ in range(5):
+        assert_right(layer)
+    assert "could not be packed" in caplog.text
+
+
+@needs_packing
+def test_threads_that_use_a_layer_at_once_all_get_its_results(file):
+    expected = mapped(file)[0](ROWS)
+    for _ in range(50):
+        layer = mapped(file)[0]
+        with ThreadPoolExecutor(4) as pool:
+            for result in pool.map(lambda _, layer=layer: layer(ROWS), range(16)):
+                torch.testing.assert_close(result, expected)
+
+
+@needs_packing
+def test_tracers_and_compilers_see_a_plain_product(layer):
+    for _ in range(5):
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            assert layer(mode.from_tensor(ROWS)).shape == (3, 7, 512)
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    for _ in range(5):
+        torch.testing.assert_close(
+            compiled(ROWS), torch.nn.functional.linear(ROWS, layer.weight, layer.bias)
+        )
+
+
+@pytest.mark.parametrize("kind", ["absent", "locked"])
+def test_where_the_kernel_tells_nothing_of_pages_nothing_is_packed(kind, layer, monkeypatch):
+    class Locked:
+        def exists(self):
+            raise PermissionError(13, "Permission denied")
+
+        def open(self, *arguments, **options):
+            raise PermissionError(13, "Permission denied")
+
+    pagemap = Locked() if kind == "locked" else Path("/absent")
+    monkeypatch.setattr(onednn, "_PAGEMAP", pagemap)
     for _ in range(5):
         assert_right(layer)
     assert not is_packed(layer)

@@ -141,6 +141,11 @@ CHANGES = {
     "parameter replaced": replace,
     "loaded": load,
     "another dtype": lambda model: model.bfloat16(),
+    "bias through data": lambda model: block(model).mlp.fc1.bias.data.add_(1),
+    "norm through data": lambda model: block(model).layer_norm1.weight.data.mul_(2),
+    "data transposed": lambda model: setattr(
+        block(model).self_attn.q_proj.weight, "data", block(model).self_attn.q_proj.weight.data.t()
+    ),
     "position table": lambda model: (
         model.clip_h.transformer.text_model.embeddings.position_embedding.weight.data[3].add_(1)
     ),
@@ -213,6 +218,18 @@ def test_interventions_count_at_once(model, intervene):
     intervene(model)
     assert_right(model, prompt)
     assert not torch.equal(model.clip_h(prompt)[0], before)
+
+
+def test_weights_in_training_are_computed_with_each_time(model, computed):
+    weight(model).requires_grad_()
+    for _ in range(2):
+        model.clip_h([chunk(320)])
+    assert len(computed) == 2
+
+
+def test_weights_can_be_moved_out_of_memory_after_an_encode(model):
+    model.clip_h([chunk(320)])
+    weight(model).untyped_storage().resize_(0)  # as tools that offload do
 
 
 def test_a_hook_is_called_each_time_and_leaves_no_trace(model):
