@@ -31,7 +31,8 @@ class CaptionEncoder:
     A caption is plain text: brackets weigh nothing. It is one chunk of 77 places, what does not fit
     is cut, and it is padded as SD2 pads; the result is what diffusers' pipelines of SD2 compute.
     The checkpoint is loaded when it is first needed, so that an encoder can be pickled and sent to
-    a worker before it holds one.
+    a worker before it holds one. Where workers are forked (``num_proc`` of datasets), encode
+    nothing before: torch's threads do not survive it.
 
     *checkpoint*, *device*, *dtype*, *layer*, *layer_idx* and *model_options* are ``load_clip``'s;
     *store* is the dtype of results (fp16, bf16, fp32), *column* where batches hold captions.
