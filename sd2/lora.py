@@ -1,4 +1,4 @@
-"""LoRA and DoRA files: the part for the text encoder, whatever a trainer called its tensors.
+"""LoRA files of every kind: the part for the text encoder, whatever a trainer called its tensors.
 
 Names (kohya's, diffusers', PEFT's, ComfyUI's; with or without ``text_model.``) are told apart by
 their grammar, and the model family by the width of the tensors, not by what a file says of itself.
@@ -11,13 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from .checkpoint import Checkpoint, open_checkpoint
 from .errors import SD2ClipError
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from .lora_changes import PARTS, Change, Factors, factors_of, shape_of
 
 WIDTH_FAMILIES = {
     768: "Stable Diffusion 1 (or SDXL's CLIP-L)",
@@ -45,6 +42,11 @@ _PARTS = {
     "down": re.compile(
         r"\.lora_down\.weight|\.lora_A(\.\w+)?(\.weight)?|[._]lora(_linear_layer)?\.down\.weight"
     ),
+    **{
+        name: re.compile(rf"\.{name}")
+        for name in PARTS
+        if name not in ("up", "down")  # LyCORIS' have one name each
+    },
     "alpha": re.compile(r"\.alpha"),
     "dora_scale": re.compile(r"\.dora_scale|\.lora_magnitude_vector(\.\w+)?(\.weight)?"),
 }
@@ -59,54 +61,11 @@ class LoraError(SD2ClipError):
 
 
 @dataclass(frozen=True)
-class LowRank:
-    """A change of one weight, (out, in): ``up @ down * alpha / rank``, and DoRA's magnitudes."""
-
-    up: Tensor
-    """(out, rank)"""
-    down: Tensor
-    """(rank, in)"""
-    alpha: float | None
-    """None stands for the rank."""
-    dora_scale: Tensor | None
-    """Norms of the changed weight's columns, (1, in), or of its rows, (out, 1)."""
-
-    def __call__(self, weight: Tensor, strength: float) -> Tensor:
-        """*weight* changed, in its own dtype, which should be float32.
-
-        Numbers as ComfyUI's LoRA loader has them. That includes DoRA by rows, which divides by the
-        norms of the unchanged weight, and by columns, which divides by those of the changed one.
-        """
-        up, down = self.up.to(weight), self.down.to(weight)
-        delta = (up @ down) * (1.0 if self.alpha is None else self.alpha / len(down))
-        if self.dora_scale is None:
-            return weight + strength * delta
-        scale = self.dora_scale.to(weight)
-        by_rows = len(scale) == len(weight)
-        norms = weight.norm(dim=1, keepdim=True) if by_rows else (weight + delta).norm(dim=0)
-        eps = 2.0**-23  # float32's
-        changed = (weight + delta) * (scale / (norms + eps))
-        result: Tensor = weight + strength * (changed - weight)
-        return result
-
-    def kohya_tensors(self, name: str) -> dict[str, Tensor]:
-        """The same as tensors of a kohya file: ``<name>.lora_up.weight`` and so on."""
-        import torch
-
-        tensors = {f"{name}.lora_up.weight": self.up, f"{name}.lora_down.weight": self.down}
-        if self.alpha is not None:
-            tensors[f"{name}.alpha"] = torch.tensor(self.alpha)
-        if self.dora_scale is not None:
-            tensors[f"{name}.dora_scale"] = self.dora_scale
-        return tensors
-
-
-@dataclass(frozen=True)
 class TextEncoderLora:
     """What a LoRA file holds for SD2's text encoder."""
 
     path: Path
-    changes: Mapping[str, LowRank]
+    changes: Mapping[str, Change]
     """By the name of the weight, ``clip_h.transformer.text_model.encoder.layers….weight``."""
     for_unet: int
     """Tensors that belong to the UNet."""
@@ -120,13 +79,15 @@ class TextEncoderLora:
         lines = [str(self.path)]
         if self.changes:
             layers = {name.split(".layers.")[1].split(".")[0] for name in self.changes}
-            kind = (
-                "DoRA" if any(c.dora_scale is not None for c in self.changes.values()) else "LoRA"
+            changes = self.changes.values()
+            kinds = sorted(
+                {"DoRA" if c.dora_scale is not None else c.factors.kind for c in changes}
             )
-            ranks = sorted({len(change.down) for change in self.changes.values()})
+            ranks = sorted({c.factors.rank for c in changes if c.factors.rank is not None})
+            rank = f", rank {', '.join(map(str, ranks))}" if ranks else ""
             applied = len(self.changes) - len(not_applied)
             lines.append(
-                f"{kind} for Stable Diffusion 2, rank {', '.join(map(str, ranks))}: {applied} "
+                f"{' and '.join(kinds)} for Stable Diffusion 2{rank}: {applied} "
                 f"weights in {len(layers)} layers changed at strength {strength:g}"
             )
         else:
@@ -167,21 +128,19 @@ def _sort(checkpoint: Checkpoint) -> tuple[dict[str, dict[str, str]], int, list[
 
 
 def _check_family(
-    checkpoint: Checkpoint, modules: Mapping[str, Mapping[str, str]], width: int
+    checkpoint: Checkpoint, found: Mapping[str, tuple[int, int] | None], width: int
 ) -> None:
-    """Raises LoraError where tensor shapes are another family's."""
+    """Raises LoraError where the shapes *found*, of changes, are another family's."""
     sd2 = WIDTH_FAMILIES.get(width, f"{width} wide")
     advice = f"The CLIP is {width} wide ({sd2}). Choose a LoRA trained for Stable Diffusion 2."
-    for weight, parts in modules.items():
-        if "up" in parts and "down" in parts:
-            side, axis = ("down", 1) if weight.endswith("fc1.weight") else ("up", 0)
-            found = checkpoint.tensors[parts[side]].shape[axis]
-            if found != width:
-                family = WIDTH_FAMILIES.get(found, "no Stable Diffusion model known here")
-                raise LoraError(
-                    f"{checkpoint.path}: this LoRA's text encoder is {found} wide, which is "
-                    f"{family}. {advice}"
-                )
+    for weight, shape in found.items():
+        side = shape and shape[1 if weight.endswith("fc1.weight") else 0]
+        if side and side != width:
+            family = WIDTH_FAMILIES.get(side, "no Stable Diffusion model known here")
+            raise LoraError(
+                f"{checkpoint.path}: this LoRA's text encoder is {side} wide, which is "
+                f"{family}. {advice}"
+            )
     if any(_SECOND_ENCODER.match(name) for name in checkpoint.tensors):
         raise LoraError(f"{checkpoint.path}: this LoRA is for two text encoders (SDXL). {advice}")
     for name, info in checkpoint.tensors.items():
@@ -209,28 +168,38 @@ def read_lora(path: str | PathLike[str], shapes: Mapping[str, tuple[int, ...]]) 
         )
     checkpoint = open_checkpoint(fspath(path))
     modules, for_unet, unmatched = _sort(checkpoint)
-    _check_family(checkpoint, modules, width)
-    changes: dict[str, LowRank] = {}
+    factors: dict[str, Factors] = {}
     for weight, parts in modules.items():
-        if "up" not in parts or "down" not in parts or weight not in shapes:
+        tensors = checkpoint.read(parts.values())
+        made = factors_of({part: tensors[name] for part, name in parts.items()})
+        if made is None:
+            unmatched += parts.values()
+        else:
+            factors[weight] = made
+    found = {weight: shape_of(made) for weight, made in factors.items()}
+    _check_family(checkpoint, found, width)
+    changes: dict[str, Change] = {}
+    for weight, made in factors.items():
+        parts = modules[weight]
+        if weight not in shapes:
             unmatched += parts.values()
             continue
-        tensors = checkpoint.read(parts.values())
-        up, down = tensors[parts["up"]].flatten(1), tensors[parts["down"]].flatten(1)
-        if (len(up), down.shape[1]) != tuple(shapes[weight]) or up.shape[1] != len(down):
-            raise LoraError(
-                f"{checkpoint.path}: {parts['up']} {tuple(up.shape)} and {parts['down']} "
-                f"{tuple(down.shape)} do not make a change of a {tuple(shapes[weight])} weight."
+        if found[weight] != tuple(shapes[weight]):
+            named = ", ".join(
+                f"{name} {tuple(checkpoint.tensors[name].shape)}"
+                for part, name in parts.items()
+                if part in PARTS
             )
-        scale = tensors[parts["dora_scale"]] if "dora_scale" in parts else None
+            raise LoraError(
+                f"{checkpoint.path}: {named} do not make a change of a "
+                f"{tuple(shapes[weight])} weight."
+            )
+        about = checkpoint.read([parts[p] for p in ("alpha", "dora_scale") if p in parts])
+        scale = about[parts["dora_scale"]] if "dora_scale" in parts else None
         if scale is not None and scale.dim() == 1:
             scale = scale.unsqueeze(1)  # PEFT's magnitude vector: one number a row
-        changes[weight] = LowRank(
-            up=up,
-            down=down,
-            alpha=float(tensors[parts["alpha"]]) if "alpha" in parts else None,
-            dora_scale=scale,
-        )
+        alpha = float(about[parts["alpha"]]) if "alpha" in parts else None
+        changes[weight] = Change(made, alpha, scale)
     return TextEncoderLora(
         path=checkpoint.path,
         changes=changes,

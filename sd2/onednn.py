@@ -11,6 +11,7 @@ import logging
 import mmap
 import platform
 import threading
+from collections.abc import MutableMapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,7 +93,7 @@ class _Packed(NamedTuple):
     """The weight that it was made of, which must not live on here."""
 
 
-_packed: WeakIdKeyDictionary = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
+_packed: MutableMapping[Tensor, _Packed | int] = WeakIdKeyDictionary()
 """Of each weight: its packed twin, or how often it was used so far."""
 
 _packing = threading.Lock()

@@ -25,7 +25,7 @@ def info(comfyui: ComfyUI, name: str) -> str:
     return str(comfyui.run(graph)[show.key]["text"][0])
 
 
-@pytest.mark.parametrize("name", ["kohya", "kohya-te1", "diffusers"])
+@pytest.mark.parametrize("name", ["kohya", "kohya-te1", "diffusers", "loha", "lokr", "diff"])
 def test_result_is_load_loras(comfyui: ComfyUI, name: str) -> None:
     file = f"{name}.safetensors"
     graph = Graph()

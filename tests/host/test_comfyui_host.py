@@ -21,7 +21,7 @@ from sd2_clip import host as hosts
 from sd2_clip.host.interface import Placement
 from sd2_clip.sd2 import operations
 from sd2_clip.sd2.errors import OptionError, SD2ClipError
-from sd2_clip.sd2.lora import LowRank
+from sd2_clip.sd2.lora_changes import Change, LowRank
 
 CPU = torch.device("cpu")
 GPU0, GPU1 = torch.device("cuda", 0), torch.device("cuda", 1)
@@ -374,9 +374,9 @@ def test_where_no_second_patcher_is_asked_for_none_is_offered(host: Any, comfy: 
 # LoRA
 
 
-def change(*, dora: bool) -> dict[str, LowRank]:
+def change(*, dora: bool) -> dict[str, Change]:
     scale = torch.ones(1, 2) if dora else None
-    return {"a.weight": LowRank(torch.ones(2, 1), torch.ones(1, 2), 1.0, scale)}
+    return {"a.weight": Change(LowRank(torch.ones(2, 1), torch.ones(1, 2)), 1.0, scale)}
 
 
 def test_lora_goes_through_comfyuis_own_reader(host: Any, comfy: FakeComfy) -> None:

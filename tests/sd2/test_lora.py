@@ -6,9 +6,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sd2_clip.sd2.errors import UnreadableFileError
-from sd2_clip.sd2.lora import LoraError, LowRank, read_lora
+from sd2_clip.sd2.lora import LoraError, read_lora
+from sd2_clip.sd2.lora_changes import Change, LowRank, factors_of
 
-GOLDEN = load_file(Path(__file__).parent.parent / "data" / "lora" / "comfyui_0.29.0.safetensors")
+DATA = Path(__file__).parent.parent / "data" / "lora"
+GOLDEN = load_file(DATA / "comfyui_0.29.0.safetensors")
+LYCORIS = load_file(DATA / "comfyui_0.29.0_lycoris.safetensors")
+"""By case: a LoRA's tensors as a file has them, and ComfyUI's results of them on one weight."""
 
 TEXT_MODEL = "clip_h.transformer.text_model"
 MODULES = {"self_attn.q_proj": (1024, 1024), "mlp.fc1": (4096, 1024), "mlp.fc2": (1024, 4096)}
@@ -60,8 +64,8 @@ def test_naming_is_understood(tmp_path: Path, name: str, up: str, down: str) -> 
     lora = read_lora(write(tmp_path, {name + up: tensors[0], name + down: tensors[1]}), SHAPES)
     assert list(lora.changes) == [f"{TEXT_MODEL}.encoder.layers.3.mlp.fc1.weight"]
     change = next(iter(lora.changes.values()))
-    assert torch.equal(change.up, tensors[0])
-    assert torch.equal(change.down, tensors[1])
+    assert torch.equal(change.factors.up, tensors[0])
+    assert torch.equal(change.factors.down, tensors[1])
     assert not lora.unmatched
 
 
@@ -78,9 +82,8 @@ def test_oldest_diffusers_names_are_understood(tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", ["lora", "alpha", "dora_columns", "dora_rows"])
 def test_changed_weight_is_comfyuis(case: str, strength: float) -> None:
     alpha = GOLDEN.get(f"{case}.alpha")
-    change = LowRank(
-        up=GOLDEN["up"],
-        down=GOLDEN["down"],
+    change = Change(
+        LowRank(GOLDEN["up"], GOLDEN["down"]),
         alpha=None if alpha is None else float(alpha),
         dora_scale=GOLDEN.get(f"{case}.dora_scale"),
     )
@@ -90,9 +93,60 @@ def test_changed_weight_is_comfyuis(case: str, strength: float) -> None:
     assert torch.equal(before, GOLDEN["weight"])
 
 
+LYCORIS_CASES = sorted({name.split(".")[0] for name in LYCORIS if ".lora." in name})
+
+
+def lycoris(case: str) -> dict[str, torch.Tensor]:
+    start = f"{case}.lora."
+    return {
+        name.removeprefix(start): one for name, one in LYCORIS.items() if name.startswith(start)
+    }
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.7, -0.4])
+@pytest.mark.parametrize("case", LYCORIS_CASES)
+def test_lycoris_changes_are_comfyuis(tmp_path: Path, case: str, strength: float) -> None:
+    name = "text_model.encoder.layers.3.mlp.fc1"
+    shapes = {f"clip_h.transformer.{name}.weight": (24, 16),
+              f"{TEXT_MODEL}.final_layer_norm.weight": (16,)}  # fmt: skip
+    file = {f"lora_te_{name.replace('.', '_')}.{part}": one for part, one in lycoris(case).items()}
+    lora = read_lora(write(tmp_path, file), shapes)
+    (change,) = lora.changes.values()
+    assert not lora.unmatched
+    result = change(LYCORIS["weight"].clone(), strength)
+    torch.testing.assert_close(result, LYCORIS[f"{case}.result.{strength}"], rtol=1e-5, atol=1e-6)
+    again = change.kohya_tensors("x")
+    assert {part.removeprefix("x.") for part in again} == set(lycoris(case))
+
+
+def test_lycoris_tensors_of_another_width_are_named(tmp_path: Path) -> None:
+    file = {f"{kohya()}.hada_w{i}_a": torch.ones(3072, 2) for i in (1, 2)}
+    file |= {f"{kohya()}.hada_w{i}_b": torch.ones(2, 768) for i in (1, 2)}
+    with pytest.raises(LoraError, match="768 wide, which is Stable Diffusion 1"):
+        read_lora(write(tmp_path, file), SHAPES)
+
+
+def test_factors_that_are_two_kinds_at_once_or_half_of_one_are_none() -> None:
+    one = torch.ones(2, 2)
+    for names in ([], ["up"], ["up", "down", "diff"], ["lokr_w1"], ["hada_w1_a", "hada_w1_b"],
+                  ["lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2"],
+                  ["lokr_w1", "lokr_w2", "diff"]):  # fmt: skip
+        assert factors_of(dict.fromkeys(names, one)) is None, names
+
+
+def test_the_report_names_the_kind(tmp_path: Path) -> None:
+    file = {f"{kohya()}.diff": torch.ones(4096, 1024)}
+    report = read_lora(write(tmp_path, file), SHAPES).describe(1.0)
+    assert "full differences for Stable Diffusion 2: 1 weights in 1 layers changed" in report
+    file = {f"{kohya()}.lokr_w1": torch.ones(64, 32), f"{kohya()}.lokr_w2_a": torch.ones(64, 4),
+            f"{kohya()}.lokr_w2_b": torch.ones(4, 32)}  # fmt: skip
+    report = read_lora(write(tmp_path, file), SHAPES).describe(0.5)
+    assert "LoKr for Stable Diffusion 2, rank 4: 1 weights" in report
+
+
 def test_kohya_tensors_read_back_as_the_same_change(tmp_path: Path) -> None:
     up, down = pair()
-    change = LowRank(up, down, alpha=3.0, dora_scale=torch.ones(1, 1024))
+    change = Change(LowRank(up, down), alpha=3.0, dora_scale=torch.ones(1, 1024))
     lora = read_lora(write(tmp_path, change.kohya_tensors(kohya())), SHAPES)
     found = next(iter(lora.changes.values()))
     assert found.alpha == 3.0

@@ -135,6 +135,28 @@ def lora(*, naming: str, width: int, inner: int, dora: bool = False, layers: int
     return state
 
 
+def lycoris(kind: str, *, width: int, inner: int) -> State:
+    """LoHa, LoKr or full differences for the text encoder, under kohya's names."""
+    state: State = {}
+    for layer in range(23):
+        for module in ("self_attn_k_proj", "mlp_fc1"):
+            outputs = inner if module == "mlp_fc1" else width
+            parts = {
+                "loha": {"hada_w1_a": (outputs, 4), "hada_w1_b": (4, width),
+                         "hada_w2_a": (outputs, 4), "hada_w2_b": (4, width)},
+                "lokr": {"lokr_w1": (8, 8), "lokr_w2_a": (outputs // 8, 4),
+                         "lokr_w2_b": (4, width // 8)},
+                "diff": {"diff": (outputs, width)},
+            }[kind]  # fmt: skip
+            name = f"lora_te_text_model_encoder_layers_{layer}_{module}"
+            made = _random({f"{name}.{p}": shape for p, shape in parts.items()}, torch.float32)
+            size = 1.0 if kind == "loha" else 0.3  # a product of four is small by itself
+            state.update({key: tensor * size for key, tensor in made.items()})
+            if kind != "diff":
+                state[f"{name}.alpha"] = torch.tensor(2.0)
+    return state
+
+
 def write_models(folder: Path, config: dict[str, int]) -> None:
     """Fills a models folder; about 1 GB with a small encoder and 5 GB with a full-size one."""
     for kind in ("checkpoints", "clip", "text_encoders", "loras", "embeddings", "diffusers"):
@@ -144,6 +166,9 @@ def write_models(folder: Path, config: dict[str, int]) -> None:
     for naming in ("kohya", "kohya-te1", "diffusers", "peft", "flattened"):
         state = lora(naming=naming, width=width, inner=inner)
         layouts.save_safetensors(state, folder / "loras" / f"{naming}.safetensors")
+    for kind in ("loha", "lokr", "diff"):
+        state = lycoris(kind, width=width, inner=inner)
+        layouts.save_safetensors(state, folder / "loras" / f"{kind}.safetensors")
     state = lora(naming="kohya", dora=True, width=width, inner=inner)
     layouts.save_safetensors(state, folder / "loras" / "dora.safetensors")
     state = lora(naming="kohya", width=768, inner=3072, layers=12)
