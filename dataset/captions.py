@@ -160,7 +160,7 @@ def _parquet(file: Path) -> Any:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
         raise CaptionsError(
-            f'{file}: reading parquet needs pyarrow: pip install "sd2-clip[dataset]"'
+            f"{file}: reading parquet needs pyarrow. Install it: pip install pyarrow"
         ) from error
     try:
         return parquet.ParquetFile(file)

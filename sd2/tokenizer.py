@@ -92,6 +92,10 @@ class SDTokenizer:
         self, text: str, *, disable_weights: bool = False, keep_words: bool = False
     ) -> TokenizedText:
         """*text* in ComfyUI's dialect, or with all its brackets as text."""
+        if not isinstance(text, str):
+            raise OptionError(
+                f"The text is a {type(text).__name__}, not a string. Encode texts one by one."
+            )
         parsed = parse_unweighted(text) if disable_weights else parse_comfy(text)
         return self.tokenize_parsed(parsed, keep_words=keep_words)
 

@@ -266,3 +266,9 @@ def test_any_text_gives_whole_chunks(text: str) -> None:
         assert len(chunk) == 77
         assert chunk[0] == (START, 1.0)
         assert END in ids(chunk)
+
+
+@pytest.mark.parametrize("text", [["a cat", "a dog"], None, 5, b"a cat"])
+def test_what_is_no_text_is_named(text: object) -> None:
+    with pytest.raises(OptionError, match=f"The text is a {type(text).__name__}, not a string"):
+        SD2Tokenizer().tokenize_with_weights(text)  # type: ignore[arg-type]
