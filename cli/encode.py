@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="auto", help="dtype of the weights: fp16, bf16, fp32")
     parser.add_argument("--device", default="auto", help="auto, cpu or gpu:N")
     parser.add_argument(
-        "--shard-size", metavar="N", type=int, default=1024, help="captions in a file (1024)"
+        "--shard-size", metavar="N", type=int, default=256, help="captions in a file (256)"
     )
     parser.add_argument(
         "--part",
@@ -62,14 +62,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ..dataset.captions import count_captions, read_captions
+    from ..dataset.captions import CaptionsError, count_captions, read_captions
     from ..dataset.encoder import CaptionEncoder
     from ..dataset.shards import encode_captions
 
     part = parse_part(arguments.part)
     source: Path = arguments.captions
+    out: Path = arguments.out
+    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+        raise CaptionsError(
+            f"{out} lies in {source}, so embeddings would be read as captions. Choose a folder "
+            "outside."
+        )
     # The first caption comes before the checkpoint: a wrong file is said at once.
-    next(read_captions(source, arguments.column, arguments.key), None)
+    if next(read_captions(source, arguments.column, arguments.key), None) is None:
+        raise CaptionsError(f"{source} holds no captions.")
     encoder = CaptionEncoder(
         arguments.checkpoint,
         device=arguments.device,
@@ -83,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
     with _Progress(count_captions(source)) as progress:
         summary = encode_captions(
             read_captions(source, arguments.column, arguments.key),
-            arguments.out,
+            out,
             encoder,
             shard_size=arguments.shard_size,
             part=part,
@@ -92,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(asdict(summary)))
     else:
-        print(f"{arguments.out}\n{describe(summary, time.monotonic() - started)}")
+        print(f"{out}\n{describe(summary, time.monotonic() - started)}")
     return 0
 
 
@@ -108,23 +115,20 @@ def parse_part(text: str) -> Part:
 
 def describe(summary: Summary, seconds: float) -> str:
     """The counts, a line for each thing that a trainer should know."""
+    rate = f" ({summary.encoded / seconds:.1f} a second)" if summary.encoded else ""
     lines = [
-        f"{summary.captions:,} captions, {summary.distinct:,} different ones with the empty one, "
-        f"in {summary.shards:,} shards",
-        f"{summary.encoded:,} encoded now, in {seconds:.1f} s"
-        + (f" ({summary.encoded / seconds:.1f} a second)" if summary.encoded else ""),
+        f"captions: {summary.captions:,}; different ones, with the empty one: "
+        f"{summary.distinct:,}; shards: {summary.shards:,}",
+        f"encoded now: {summary.encoded:,} in {seconds:.1f} s{rate}",
     ]
     if summary.truncated:
         lines.append(
-            f"{summary.truncated:,} were cut after 75 tokens (the longest has {summary.longest:,})"
+            f"cut after 75 tokens: {summary.truncated:,}; the longest has {summary.longest:,}"
         )
     if summary.missing:
-        lines.append(f"{summary.missing:,} shards are other parts' and not there yet")
+        lines.append(f"shards of other parts that are not there yet: {summary.missing:,}")
     if summary.left_over:
-        lines.append(
-            f"{summary.left_over:,} shards behind the last are from a longer data set; nothing "
-            "refers to them"
-        )
+        lines.append(f"shards of earlier captions that nothing needs now: {summary.left_over:,}")
     return "\n".join(lines)
 
 
@@ -143,5 +147,5 @@ class _Progress:
         self._bar.close()
 
     def __call__(self, summary: Summary) -> None:
-        self._bar.set_postfix(encoded=summary.encoded, refresh=False)
         self._bar.update(summary.captions - self._bar.n)
+        self._bar.set_postfix(encoded=summary.encoded)

@@ -44,6 +44,11 @@ def read_captions(
     number = 0
     if not source.exists():
         raise CaptionsError(f"{source} does not exist.")
+    if source.is_dir() and _tables(source) and _texts(source):
+        raise CaptionsError(
+            f"{source} holds tables ({_tables(source)[0].name}) and texts "
+            f"({_texts(source)[0].name}). Name the table, or a folder with one of both."
+        )
     if source.is_dir() and not _tables(source):
         if column is not None or key_column is not None:
             raise CaptionsError(f"{source} holds no tables that could have columns.")
@@ -81,7 +86,12 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     found = []
     for root, directories, names in os.walk(folder, followlinks=False):
         directories.sort()
-        found += [Path(root, name) for name in sorted(names) if name.lower().endswith(suffixes)]
+        directories[:] = [name for name in directories if not name.startswith(".")]
+        found += [
+            Path(root, name)
+            for name in sorted(names)
+            if name.lower().endswith(suffixes) and not name.startswith(".")
+        ]
     return found
 
 
@@ -103,8 +113,10 @@ def _beside_pictures(folder: Path) -> Iterator[Caption]:
     for file in files:
         try:
             text = file.read_text(encoding="utf-8-sig").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise CaptionsError(f"{file} cannot be read as UTF-8 text: {error}") from error
+        except UnicodeDecodeError as error:
+            raise CaptionsError(f"{file} is no UTF-8 text ({error}). Save it as UTF-8.") from error
+        except OSError as error:
+            raise CaptionsError(f"{file} cannot be read: {error}") from error
         yield Caption(file.relative_to(folder).with_suffix("").as_posix(), text)
 
 
@@ -128,8 +140,10 @@ def _rows(file: Path, column: str | None, key_column: str | None) -> Iterator[_R
                 f"{file} is of no kind that captions are read from: .txt, {', '.join(TABLES)}, or "
                 "a folder."
             )
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CaptionsError(f"{file} cannot be read as UTF-8 text: {error}") from error
+    except UnicodeDecodeError as error:
+        raise CaptionsError(f"{file} is no UTF-8 text ({error}). Save it as UTF-8.") from error
+    except (OSError, csv.Error) as error:
+        raise CaptionsError(f"{file} cannot be read: {error}") from error
 
 
 def _json_lines(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -150,9 +164,21 @@ def _json_lines(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _csv_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # captions may be long
     with file.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream, delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
+        mark = "\t" if file.suffix.lower() == ".tsv" else ","
+        reader = csv.reader(stream, delimiter=mark, strict=True)
+        names = next(reader, [])
+        if len(set(names)) < len(names):
+            raise CaptionsError(f"{file}: two columns have one name in {', '.join(names)}.")
         for row in reader:
-            yield f"{file}, line {reader.line_num}", row
+            where = f"{file}, line {reader.line_num}"
+            if len(row) != len(names) and row:
+                raise CaptionsError(
+                    f"{where}: {len(row)} fields where the heading has {len(names)} "
+                    f"({', '.join(names)}). A caption with {'tabs' if mark != ',' else 'commas'} "
+                    'in it must stand in "quotes".'
+                )
+            if row:
+                yield where, dict(zip(names, row, strict=True))
 
 
 def _parquet(file: Path) -> Any:
@@ -199,5 +225,7 @@ def _column(names: list[str], where: str, wanted: str | None) -> str:
     listed = ", ".join(map(str, names[:12])) or "none"
     if found:
         raise CaptionsError(f"{where}: which column has the captions, {' or '.join(found)}?")
-    missing = f"no column {wanted!r}" if wanted is not None else "no column of captions"
-    raise CaptionsError(f"{where}: {missing}. There are: {listed}.")
+    missing = f"no column {wanted!r}"
+    if wanted is None:
+        missing = f"no column of captions ({', '.join(COLUMNS)})"
+    raise CaptionsError(f"{where}: {missing}. There are: {listed}. Name one with --column.")

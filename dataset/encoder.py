@@ -17,8 +17,24 @@ if TYPE_CHECKING:
     from ..host.interface import Clip
 
 CONTEXT_LENGTH = 77
+START_TOKEN, END_TOKEN, PAD_TOKEN = 49406, 49407, 0
+STORES = ("fp16", "bf16", "fp32")
 ROOM = CONTEXT_LENGTH - 2
 """Tokens of a caption that fit between start and end; the rest is cut, as SD2 was trained."""
+
+
+def chunk(ids: Sequence[int]) -> list[int]:
+    """The 77 tokens of a caption: start, *ids* cut to 75, end, and SD2's padding."""
+    content = [START_TOKEN, *ids[:ROOM], END_TOKEN]
+    return content + [PAD_TOKEN] * (CONTEXT_LENGTH - len(content))
+
+
+def _caption(value: Any) -> str:
+    if value is None or value != value:  # NaN is what pandas has for none
+        return ""
+    if not isinstance(value, str):
+        raise OptionError(f"A caption of the batch is no text but {value!r:.80}.")
+    return value
 
 
 class NotFiniteError(SD2ClipError):
@@ -53,6 +69,8 @@ class CaptionEncoder:
     ) -> None:
         if layer == "all":
             raise OptionError("layer 'all' is no conditioning; choose penultimate, last or hidden.")
+        if layer == "hidden" and layer_idx is None:
+            raise OptionError("layer 'hidden' needs layer_idx (--layer-idx), such as -3.")
         self.checkpoint = checkpoint
         self.pooled = pooled
         self.column = column
@@ -62,6 +80,7 @@ class CaptionEncoder:
         self._layer_idx = layer_idx
         self._store = store
         self._model_options = dict(model_options or {})
+        _ = self.store  # said now if there is no such dtype
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "clip"}
@@ -83,9 +102,10 @@ class CaptionEncoder:
     @property
     def store(self) -> torch.dtype:
         """The dtype of results."""
+        if self._store not in STORES:
+            raise OptionError(f"store {self._store!r} is unknown. Choose {', '.join(STORES)}.")
         dtype = parse_dtype(self._store)
-        if dtype is None:
-            raise OptionError("store must be a dtype: fp16, bf16 or fp32.")
+        assert dtype is not None
         return dtype
 
     def settings(self) -> dict[str, Any]:
@@ -106,19 +126,24 @@ class CaptionEncoder:
         return clip_tokenizer().encode_batch(texts)
 
     def encode(self, captions: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+        """``encode_chunks`` of token ids as ``tokenize`` gives them; more than 75 are cut."""
+        return self.encode_chunks([chunk(ids) for ids in captions])
+
+    def encode_chunks(self, chunks: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
         """``caption_latents`` (N, 77, W) and, if asked for, ``caption_pooled`` (N, W); on the CPU.
 
-        *captions* are token ids as ``tokenize`` gives them; more than 75 are cut.
         Raises ``NotFiniteError`` rather than give numbers that are none.
         """
         import torch
 
         encoder = self.clip.cond_stage_model.clip_h
-        special = encoder.special_tokens
-        chunks = []
-        for ids in captions:
-            content = [special["start"], *ids[:ROOM], special["end"]]
-            chunks.append(content + [special["pad"]] * (CONTEXT_LENGTH - len(content)))
+        if not chunks:
+            width = encoder.config.hidden_size
+            results = {"caption_latents": torch.empty(0, CONTEXT_LENGTH, width, dtype=self.store)}
+            if self.pooled:
+                projected = encoder.config.projection_dim
+                results["caption_pooled"] = torch.empty(0, projected, dtype=self.store)
+            return results
         with torch.no_grad():
             states, pooled = encoder.encode_chunks(chunks, len(chunks) if self.pooled else 0)
         results = {"caption_latents": states.to("cpu", self.store)}
@@ -127,7 +152,8 @@ class CaptionEncoder:
         for name, tensor in results.items():
             finite = tensor.isfinite().flatten(1).all(1)
             if not finite.all():
-                first = clip_tokenizer().decode(captions[int(finite.int().argmin())])
+                tokens = chunks[int(finite.int().argmin())]
+                first = clip_tokenizer().decode(tokens[1 : tokens.index(END_TOKEN, 1)])
                 raise NotFiniteError(
                     f"{int((~finite).sum())} of {len(finite)} captions have NaN or infinity in "
                     f"{name}, first {first[:80]!r}. Use fp32 for both dtype and store; if it stays "
@@ -138,6 +164,7 @@ class CaptionEncoder:
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """*batch* with the embeddings of its captions, as numpy arrays: for ``map_batches``.
 
+        A caption that is None or NaN, as tables have them where there is none, is the empty one.
         Adds ``caption_latents`` (N, 77, W), ``caption_pooled`` (N, W) if asked for, ``token_count``
         (N,) before cutting, and ``truncated`` (N,). numpy knows no bf16: store fp16 or fp32.
         """
@@ -151,7 +178,13 @@ class CaptionEncoder:
                 f"The batch has no column {self.column!r} of captions, but "
                 f"{', '.join(map(str, batch))}. Name it: CaptionEncoder(…, column=…)."
             )
-        ids = self.tokenize([str(text) for text in batch[self.column]])
+        texts = batch[self.column]
+        if isinstance(texts, str):
+            raise OptionError(
+                f"The batch's {self.column!r} is one text, not a list of them: datasets needs "
+                "map(…, batched=True)."
+            )
+        ids = self.tokenize([_caption(text) for text in texts])
         counts = np.array([len(one) for one in ids], dtype=np.int32)
         return {
             **batch,

@@ -2,42 +2,55 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from functools import lru_cache
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..sd2.errors import SD2ClipError
-from .shards import INDEX, shard_path
+from ..sd2.errors import SD2ClipError, UnreadableFileError
+from .shards import INDEX, MANIFEST, open_shard
 
 if TYPE_CHECKING:
     import torch
 
 
 class IncompleteError(SD2ClipError):
-    """A folder in which not all captions have been encoded."""
+    """A folder in which not all captions have been encoded, or not of one data set."""
 
 
 class EncodedCaptions:
     """A map-style data set over a folder of encoded captions.
 
-    ``dataset[i]`` is a dict: ``key``, ``caption``, ``tokens``, ``truncated``, ``caption_latents``
-    (77, W) and, if they were asked for, ``caption_pooled`` (W,). ``dataset.empty`` is the same of
-    the empty caption. The numbers are mapped: nothing is read until it is touched, and any number
-    of loading processes share them. Only the index, about 150 bytes a caption, is in memory.
+    ``dataset[i]`` is a dict: ``key``, ``caption``, ``token_count``, ``truncated``, ``token_ids``
+    (77,), ``caption_latents`` (77, W) and, if they were asked for, ``caption_pooled`` (W,).
+    ``dataset.empty`` is the same of the empty caption. A row's numbers are read when it is asked
+    for. Only the index, about 150 bytes a caption, is in memory.
     """
 
     def __init__(self, folder: str | PathLike[str]) -> None:
+        """Raises ``IncompleteError`` unless all captions are there."""
         self.folder = Path(folder)
-        index = self.folder / INDEX
+        again = (
+            f"Run sd2-clip encode CAPTIONS {self.folder} again with the same options; it does what "
+            "is missing."
+        )
         try:
-            self._lines = index.read_bytes().splitlines()
-        except OSError as error:
+            manifest = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
+            index = (self.folder / INDEX).read_bytes()
+            self._shards = [self.folder / name for name in manifest["shards"]]
+            matches = hashlib.sha256(index).hexdigest() == manifest["index_sha256"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise IncompleteError(
-                f"{index} cannot be read ({error.strerror}): captions are encoded there by "
-                f"sd2-clip encode CAPTIONS {self.folder}, which also goes on where it stopped."
+                f"{self.folder} holds no complete set of encoded captions ({error!r}). {again}"
             ) from error
+        missing = [path for path in self._shards if not path.exists()]
+        if missing or not matches:
+            found = f"{len(missing)} of {len(self._shards)} shards are not there"
+            raise IncompleteError(
+                f"{self.folder}: {found if missing else 'the index is another data set’s'}. {again}"
+            )
+        self._lines = index.splitlines()
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -55,21 +68,14 @@ class EncodedCaptions:
     @property
     def empty(self) -> dict[str, Any]:
         """The empty caption's embedding, for captions that are dropped in training."""
-        return {"key": "", "caption": "", "tokens": 0, "truncated": False, **self._row(0, 0)}
+        return {"key": "", "caption": "", "token_count": 0, "truncated": False, **self._row(0, 0)}
 
     def _row(self, shard: int, row: int) -> dict[str, torch.Tensor]:
-        return {name: tensor[row] for name, tensor in _open(shard_path(self.folder, shard)).items()}
-
-
-@lru_cache(maxsize=128)  # each keeps its file open
-def _open(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a shard, mapped."""
-    from ..sd2.checkpoint import open_checkpoint
-
-    if not path.exists():
-        raise IncompleteError(
-            f"{path} is not there: some part of the captions has not been encoded yet. Run the "
-            "same sd2-clip encode again; it does what is missing."
-        )
-    checkpoint = open_checkpoint(path)
-    return checkpoint.read(list(checkpoint.tensors))
+        try:
+            tensors = open_shard(self._shards[shard])
+        except UnreadableFileError as error:
+            raise IncompleteError(
+                f"{error} Run sd2-clip encode again; it makes this shard anew."
+            ) from error
+        # Copies, which the trainer may change.
+        return {name: tensor[row].clone() for name, tensor in tensors.items()}

@@ -1,36 +1,37 @@
 """A data set's embeddings on disk: written shard by shard, taken up again where they were left.
 
-    OUT/manifest.json               the settings, and the counts once all is done
-    OUT/captions-00000.safetensors  caption_latents (N, 77, W); caption_pooled (N, W) if asked for
-    OUT/index.jsonl                 of each caption: key, caption, shard, row, tokens, truncated
+    OUT/manifest.json                       the settings, the counts and the names of the shards
+    OUT/index.jsonl                         of each caption: key, caption, shard, row, token_count,
+                                            truncated
+    OUT/captions-<digest>.safetensors       caption_latents (N, 77, W), token_ids (N, 77), and
+                                            caption_pooled (N, W) if asked for
 
 A caption that comes again (the same tokens after cutting) is encoded and stored once. The first
-row of all is the empty caption's, for trainers that drop captions. Which caption lies where follows
-from the source alone, so that any number of processes can each do their part of the shards, and one
-that begins again skips what is there. A shard says what it was made from; where that has changed,
-it is made anew.
+row of all is the empty caption's, for trainers that drop captions. A shard is named for the tokens
+in it, and none is ever changed: a run that is stopped, or that finds other captions, leaves what
+was whole before as it was, and any number of processes can each do their part. Rows that any shard
+in the folder has are copied, not encoded.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
+from ..sd2.checkpoint import open_checkpoint
 from ..sd2.errors import OptionError, SD2ClipError
-from ..sd2.safetensors_header import read_safetensors_header
 from ..sd2.writing import check_writable, replacing, write_safetensors
 from ..version import __version__
 from .captions import Caption
-from .encoder import ROOM, CaptionEncoder
+from .encoder import ROOM, CaptionEncoder, chunk
 
 if TYPE_CHECKING:
     import torch
@@ -38,21 +39,17 @@ if TYPE_CHECKING:
 FORMAT = "sd2_clip.captions/1"
 MANIFEST, INDEX = "manifest.json", "index.jsonl"
 RECORD_KEY = "sd2_clip"
-"""In a shard's metadata: what it was made from."""
+"""In a shard's metadata: the settings that it was made with."""
 
 READ_AHEAD = 1024
 """Captions that are tokenized at a time."""
 
 BATCH = 32
-"""Captions that are encoded at a time; a GPU is busy with as many, and memory stays bounded."""
-
-Ids = tuple[int, ...]
-
-_SHARD = re.compile(r"captions-(\d+)\.safetensors")
+"""Captions that are encoded at a time: they keep a GPU busy, and memory stays bounded."""
 
 
-class OtherSettingsError(SD2ClipError):
-    """A folder that holds embeddings made with other settings."""
+class OutFolderError(SD2ClipError):
+    """A folder for embeddings that holds something else, or embeddings of other settings."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,10 @@ class Part:
 
     def __post_init__(self) -> None:
         if not 1 <= self.number <= self.of:
-            raise OptionError(f"part {self.number}/{self.of} does not exist: 1/{self.of} is first.")
+            raise OptionError(
+                f"There is no part {self.number}/{self.of}: of {max(self.of, 1)}, parts are 1 to "
+                f"{max(self.of, 1)}."
+            )
 
     def has(self, shard: int) -> bool:
         return shard % self.of == self.number - 1
@@ -86,11 +86,7 @@ class Summary:
     missing: int = 0
     """Shards that are not there yet: other parts'."""
     left_over: int = 0
-    """Shards behind the last one, of a longer data set that was encoded here before."""
-
-
-def shard_path(out: Path, number: int) -> Path:
-    return out / f"captions-{number:05}.safetensors"
+    """Shards of other captions, which were encoded here before."""
 
 
 def encode_captions(
@@ -98,42 +94,56 @@ def encode_captions(
     out: Path,
     encoder: CaptionEncoder,
     *,
-    shard_size: int = 1024,
+    shard_size: int = 256,
     part: Part = Part(),
     progress: Callable[[Summary], None] = lambda summary: None,
 ) -> Summary:
     """Encode *captions* into *out*, or do what is left of it.
 
-    Raises ``OtherSettingsError`` if *out* was begun with other settings; whatever happens, complete
-    shards stay.
+    Raises ``OutFolderError`` if *out* holds other things, or was begun with other settings.
     """
     if shard_size < 1:
         raise OptionError(f"A shard holds one caption or more, not {shard_size}.")
+    settings = {"format": FORMAT, **encoder.settings()}
+    _check_out(out, settings)
     check_writable(out)
-    settings = {"format": FORMAT, **encoder.settings(), "room": ROOM, "shard_size": shard_size}
-    _check_manifest(out, settings)
     summary = Summary()
-    with ExitStack() as stack:
-        index = stack.enter_context(replacing(out / INDEX)).open("w", encoding="utf-8")
-        stack.callback(index.close)
-        shards = stack.enter_context(_Shards(out, encoder, settings, part, summary, progress))
-        shards.place(())  # the empty caption
+    with (
+        replacing(out / INDEX) as partial,
+        partial.open("w", encoding="utf-8") as index,
+        _Shards(out, encoder, settings, shard_size, part, summary, progress) as shards,
+    ):
+        shards.place([])  # the empty caption
         for some in _batches(captions):
-            for caption, ids in zip(
-                some, encoder.tokenize([caption.text for caption in some]), strict=True
-            ):
-                shard, row = shards.place(tuple(ids[:ROOM]))
-                _write_line(index, caption, shard, row, len(ids))
+            all_ids = encoder.tokenize([caption.text for caption in some])
+            for caption, ids in zip(some, all_ids, strict=True):
+                shard, row = shards.place(ids)
+                line = {
+                    "key": caption.key,
+                    "caption": caption.text,
+                    "shard": shard,
+                    "row": row,
+                    "token_count": len(ids),
+                    "truncated": len(ids) > ROOM,
+                }
+                index.write(f"{json.dumps(line)}\n")
                 summary.captions += 1
                 summary.truncated += len(ids) > ROOM
                 summary.longest = max(summary.longest, len(ids))
             progress(summary)
         shards.finish()
-        index.close()
-    there = {int(match[1]) for match in map(_SHARD.fullmatch, _names(out)) if match}
-    summary.missing = len(set(range(summary.shards)) - there)
-    summary.left_over = sum(number >= summary.shards for number in there)
-    _write_manifest(out, settings, summary)
+    there = {path.name for path in out.glob("captions-*.safetensors")}
+    summary.missing = len(set(shards.names) - there)
+    summary.left_over = len(there - set(shards.names))
+    counts = {name: count for name, count in asdict(summary).items() if name != "encoded"}
+    _write_manifest(
+        out,
+        settings,
+        counts=counts,
+        empty_caption={"shard": 0, "row": 0},
+        shards=shards.names,
+        index_sha256=hashlib.sha256((out / INDEX).read_bytes()).hexdigest(),
+    )
     return summary
 
 
@@ -148,19 +158,24 @@ class _Shards:
         out: Path,
         encoder: CaptionEncoder,
         settings: dict[str, Any],
+        size: int,
         part: Part,
         summary: Summary,
         progress: Callable[[Summary], None],
     ) -> None:
+        self.names: list[str] = []
+        """Of all shards so far, in order."""
         self._out = out
         self._encoder = encoder
         self._settings = settings
+        self._size = size
         self._part = part
         self._summary = summary
         self._progress = progress
         self._places: dict[bytes, int] = {}
         """A caption's digest to its number: about 150 bytes of memory each, however long it is."""
-        self._waiting: list[Ids] = []
+        self._waiting: list[Sequence[int]] = []
+        self._known: dict[bytes, tuple[Path, int]] | None = None
         self._writer = ThreadPoolExecutor(1, "sd2_clip writer")
         self._written: Future[None] | None = None
 
@@ -170,17 +185,16 @@ class _Shards:
     def __exit__(self, *error: object) -> None:
         self._writer.shutdown()
 
-    def place(self, ids: Ids) -> tuple[int, int]:
+    def place(self, ids: Sequence[int]) -> tuple[int, int]:
         """Shard and row of a caption, by its tokens."""
-        size: int = self._settings["shard_size"]
-        digest = _digest([ids])[:16]
-        number = self._places.setdefault(digest, len(self._places))
+        tokens = chunk(ids)
+        number = self._places.setdefault(_digest(tokens), len(self._places))
         if number == self._summary.distinct:
             self._summary.distinct += 1
-            self._waiting.append(ids)
-            if len(self._waiting) == size:
+            self._waiting.append(tokens)
+            if len(self._waiting) == self._size:
                 self._flush()
-        return divmod(number, size)
+        return divmod(number, self._size)
 
     def finish(self) -> None:
         """Encode what is left, and wait until all is written."""
@@ -189,50 +203,87 @@ class _Shards:
         self._wait()
 
     def _flush(self) -> None:
-        captions, self._waiting = self._waiting, []
-        number = self._summary.shards
+        rows, self._waiting = self._waiting, []
+        number = len(self.names)
+        digest = hashlib.sha256(b"".join(map(_digest, rows))).hexdigest()
+        path = self._out / f"captions-{digest[:16]}.safetensors"
+        self.names.append(path.name)
         self._summary.shards += 1
-        if not self._part.has(number):
+        if not self._part.has(number) or _is_whole(path):
             return
-        path = shard_path(self._out, number)
-        made_from = {**self._settings, "tokens_sha256": _digest(captions).hex()}
-        if _made_from(path) == made_from:
-            return
-        parts: list[dict[str, torch.Tensor]] = []
-        for start in range(0, len(captions), BATCH):
-            parts.append(self._encoder.encode(captions[start : start + BATCH]))
-            self._summary.encoded += len(captions[start : start + BATCH])
-            self._progress(self._summary)
+        if self._known is None:
+            self._known = _rows_in(self._out, self._settings)
+            if not (self._out / MANIFEST).exists():
+                _write_manifest(self._out, self._settings)
+        tensors = self._tensors(rows, self._known)
         self._wait()
-        self._written = self._writer.submit(_write, path, parts, made_from)
+        metadata = {"format": "pt", RECORD_KEY: json.dumps(self._settings)}
+        self._written = self._writer.submit(write_safetensors, path, tensors, metadata)
+
+    def _tensors(
+        self, rows: Sequence[Sequence[int]], known: dict[bytes, tuple[Path, int]]
+    ) -> dict[str, torch.Tensor]:
+        """A shard's tensors: rows that are known are copied, the others encoded."""
+        import torch
+
+        digests = [_digest(tokens) for tokens in rows]
+        new = [i for i, digest in enumerate(digests) if digest not in known]
+        made: dict[int, dict[str, torch.Tensor]] = {}
+        for start in range(0, len(new), BATCH):
+            some = new[start : start + BATCH]
+            encoded = self._encoder.encode_chunks([rows[i] for i in some])
+            for place, i in enumerate(some):
+                made[i] = {name: tensor[place] for name, tensor in encoded.items()}
+            self._summary.encoded += len(some)
+            self._progress(self._summary)
+        for i, digest in enumerate(digests):
+            if i not in made:
+                path, row = known[digest]
+                checkpoint = open_checkpoint(path)
+                names = [name for name in checkpoint.tensors if name != "token_ids"]
+                made[i] = {name: one[row] for name, one in checkpoint.read(names).items()}
+        tensors = {name: torch.stack([made[i][name] for i in range(len(rows))]) for name in made[0]}
+        return {**tensors, "token_ids": torch.tensor(rows, dtype=torch.int32)}
 
     def _wait(self) -> None:
         if self._written is not None:
             self._written.result()
 
 
-def _write(path: Path, parts: list[dict[str, torch.Tensor]], made_from: dict[str, Any]) -> None:
-    import torch
+@lru_cache(maxsize=128)  # each keeps its file open
+def open_shard(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a shard, mapped. Raises ``UnreadableFileError`` for a damaged one."""
+    checkpoint = open_checkpoint(path)
+    return checkpoint.read(list(checkpoint.tensors))
 
-    tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    write_safetensors(path, tensors, {"format": "pt", RECORD_KEY: json.dumps(made_from)})
+
+def _digest(tokens: Sequence[int]) -> bytes:
+    return hashlib.sha256(array("i", tokens).tobytes()).digest()[:16]
 
 
-def _made_from(path: Path) -> Any:
-    """What a shard says it was made from; None if there is none that could be used."""
+def _is_whole(path: Path) -> bool:
+    """Whether a shard is there and can be read; one that cannot is written again."""
     if not path.exists():
-        return None
+        return False
     try:
-        return json.loads(read_safetensors_header(path)[1].get(RECORD_KEY, "null"))
-    except (SD2ClipError, ValueError):
-        return None  # damaged: it is made anew
+        return "caption_latents" in open_checkpoint(path).tensors
+    except SD2ClipError:
+        return False
 
 
-def _digest(captions: Iterable[Ids]) -> bytes:
-    sha = hashlib.sha256()
-    for ids in captions:
-        sha.update(array("I", (len(ids), *ids)).tobytes())
-    return sha.digest()
+def _rows_in(out: Path, settings: dict[str, Any]) -> dict[bytes, tuple[Path, int]]:
+    """Of each row in the folder's shards: its digest, and where it is."""
+    known: dict[bytes, tuple[Path, int]] = {}
+    for path in sorted(out.glob("captions-*.safetensors")):
+        try:
+            checkpoint = open_checkpoint(path)
+            if json.loads(checkpoint.metadata.get(RECORD_KEY, "null")) != settings:
+                continue
+            rows = checkpoint.read(["token_ids"])["token_ids"].tolist()
+        except (SD2ClipError, ValueError, KeyError):
+            continue
+        known.update({_digest(tokens): (path, row) for row, tokens in enumerate(rows)})
+    return known
 
 
 def _batches(captions: Iterable[Caption]) -> Iterator[list[Caption]]:
@@ -241,50 +292,33 @@ def _batches(captions: Iterable[Caption]) -> Iterator[list[Caption]]:
         yield some
 
 
-def _write_line(index: IO[str], caption: Caption, shard: int, row: int, tokens: int) -> None:
-    line = {
-        "key": caption.key,
-        "caption": caption.text,
-        "shard": shard,
-        "row": row,
-        "tokens": tokens,
-        "truncated": tokens > ROOM,
-    }
-    index.write(f"{json.dumps(line)}\n")
-
-
-def _names(out: Path) -> list[str]:
-    return [path.name for path in out.iterdir()]
-
-
-def _check_manifest(out: Path, settings: dict[str, Any]) -> None:
-    """That *out* was begun with these settings; begins it, if nobody did."""
+def _check_out(out: Path, settings: dict[str, Any]) -> None:
+    """That *out* is new, empty, or was begun with these settings."""
     path = out / MANIFEST
     if not path.exists():
-        _write_manifest(out, settings, None)
+        there = sorted(p.name for p in out.iterdir() if p.name[0] != ".") if out.is_dir() else []
+        if there:
+            raise OutFolderError(
+                f"{out} holds other things ({', '.join(there[:3])}), which embeddings could "
+                "overwrite. Choose a new or empty folder."
+            )
         return
     try:
         begun = json.loads(path.read_text(encoding="utf-8"))["settings"]
         names = [name for name in {**begun, **settings} if begun.get(name) != settings.get(name)]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OtherSettingsError(
-            f"{path} is no manifest of encoded captions: {error!r}. Choose another folder."
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise OutFolderError(
+            f"{path} is no manifest of encoded captions ({error!r}). Choose a new or empty folder."
         ) from error
     if names:
-        changes = "; ".join(
-            f"{name}: {begun.get(name)}, now {settings.get(name)}" for name in names
-        )
-        raise OtherSettingsError(
-            f"{out} holds captions encoded with other settings ({changes}). Choose another folder, "
-            "or use the same settings to go on."
+        changes = "; ".join(f"{one}: {begun.get(one)}, now {settings.get(one)}" for one in names)
+        raise OutFolderError(
+            f"{out} holds captions encoded with other settings ({changes}). Choose a new or empty "
+            "folder, or use the same checkpoint and settings to go on."
         )
 
 
-def _write_manifest(out: Path, settings: dict[str, Any], summary: Summary | None) -> None:
-    manifest: dict[str, Any] = {"settings": settings, "version": __version__}
-    if summary is not None:
-        counts = {name: count for name, count in asdict(summary).items() if name != "encoded"}
-        manifest["counts"] = counts
-        manifest["empty_caption"] = {"shard": 0, "row": 0}
+def _write_manifest(out: Path, settings: dict[str, Any], **about: Any) -> None:
+    manifest = {"settings": settings, "version": __version__, **about}
     with replacing(out / MANIFEST) as partial:
         partial.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")

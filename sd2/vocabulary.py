@@ -154,7 +154,7 @@ class ClipTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of *ids*, in lower case and with a blank between words."""
-        text: str = self._tokenizer.decode(list(ids))
+        text: str = self._tokenizer.decode(list(ids)) if ids else ""  # which it panics at
         return text
 
     @cached_property

@@ -54,8 +54,13 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_safetensors(
     path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
 ) -> None:
-    """Write *path*, whole or not at all."""
+    """Write *path*, whole or not at all; raises ``OptionError`` if the disk does not take it."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    with replacing(path) as partial:
-        save_file(dict(tensors), partial, dict(metadata))
+    try:
+        with replacing(path) as partial:
+            save_file(dict(tensors), partial, dict(metadata))
+    except (OSError, SafetensorError) as error:  # a full disk is either
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        raise OptionError(f"{path} ({size:,} bytes) cannot be written: {error}") from error

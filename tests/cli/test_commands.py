@@ -270,7 +270,7 @@ def test_encode_leaves_every_captions_embedding(folder, tmp_path):
                "--checkpoint", "models/sd2.safetensors", "--device", "cpu")  # fmt: skip
     done = run(folder, *command)
     assert done.returncode == 0, done.stderr
-    assert "3 captions, 3 different ones with the empty one, in 1 shards" in done.stdout
+    assert "captions: 3; different ones, with the empty one: 3; shards: 1" in done.stdout
     dataset = EncodedCaptions(tmp_path / "out")
     assert dataset.keys == ["1.png", "2.png", "3.png"]
     assert dataset[1]["caption_latents"].shape == (77, 1024)
@@ -287,7 +287,10 @@ ENCODE_ERRORS = {
     "no captions": (("gone.txt", "out"), "gone.txt does not exist"),
     "no column": (("captions.csv", "out", "--column", "text"), "There are: file, caption"),
     "no checkpoint": (("captions.csv", "out"), "gone.safetensors"),
-    "part": (("captions.csv", "out", "--part", "3/2"), "part 3/2 does not exist"),
+    "empty": (("empty.txt", "out"), "empty.txt holds no captions"),
+    "itself": ((".", "out"), "out lies in ."),
+    "store": (("captions.csv", "out", "--store", "int8"), "Choose fp16, bf16, fp32"),
+    "part": (("captions.csv", "out", "--part", "3/2"), "There is no part 3/2"),
     "no part": (("captions.csv", "out", "--part", "all"), "give two numbers, such as 1/4"),
 }
 
@@ -296,6 +299,7 @@ ENCODE_ERRORS = {
 def test_encode_says_what_is_wrong(case, tmp_path):
     (tmp_path / "sd2_clip").symlink_to(ROOT, target_is_directory=True)
     (tmp_path / "captions.csv").write_text(CAPTIONS)
+    (tmp_path / "empty.txt").touch()
     arguments, message = ENCODE_ERRORS[case]
     done = run(tmp_path, "encode", *arguments, "--checkpoint", "gone.safetensors")
     assert done.returncode == 1

@@ -56,7 +56,7 @@ def test_a_text_beside_each_picture(tmp_path):
 def test_tables_of_a_folder_are_one_table(tmp_path):
     table(".jsonl", tmp_path).rename(tmp_path / "b.jsonl")
     table(".csv", tmp_path).rename(tmp_path / "a.csv")
-    (tmp_path / "readme.txt").write_text("no caption")
+    (tmp_path / ".hidden.csv").write_text("no captions")
     captions = list(read_captions(tmp_path))
     assert [caption.text for caption in captions] == TEXTS * 2
     assert [caption.key for caption in captions] == [str(number) for number in range(8)]
@@ -73,15 +73,29 @@ def test_a_line_may_hold_any_letter_that_ends_lines_elsewhere(tmp_path):
     assert texts == ["one\u2028still one", "two\x0bstill two"]
 
 
+def test_a_folder_with_tables_and_texts_is_asked_about(tmp_path):
+    table(".csv", tmp_path)
+    (tmp_path / "1.txt").write_text("a cat")
+    with pytest.raises(CaptionsError, match=r"tables \(captions\.csv\) and texts \(1\.txt\)"):
+        list(read_captions(tmp_path))
+
+
 BROKEN = {
     "absent": (None, "does not exist"),
     "x.docx": (b"PK", "of no kind that captions are read from"),
-    "latin.txt": ("Mönch\n".encode("latin-1"), "cannot be read as UTF-8"),
+    "latin.txt": ("Mönch\n".encode("latin-1"), "is no UTF-8 text .*Save it as UTF-8"),
     "broken.jsonl": (b'{"text": "a"}\n{"text": \n', "line 2: not JSON"),
     "list.jsonl": (b"[1]\n", r"line 1: expected an object or a string, not \[1\]"),
     "number.jsonl": (b'{"text": 5}\n', "line 1: the caption is no text but 5"),
     "two.csv": (b"caption,text\na,b\n", "which column has the captions, caption or text"),
-    "none.csv": (b"title,url\na,b\n", "no column of captions. There are: title, url"),
+    "none.csv": (
+        b"title,url\na,b\n",
+        r"There are: title, url\. Name one with --column",
+    ),
+    "commas.csv": (b"file,text\n1,a boat, sailing\n", "line 2: 3 fields where the heading has 2"),
+    "short.csv": (b"text,file\na,1\nb\n", "line 3: 1 fields where the heading has 2"),
+    "quote.tsv": (b'text\tfile\n"a\t1\nb\t2\n', "unexpected end of data"),
+    "twice.csv": (b"text,text\na,b\n", "two columns have one name"),
     "broken.parquet": (b"PAR1 and so on", "cannot be read as parquet"),
     "empty folder": ((), "holds no captions"),
 }
@@ -103,7 +117,7 @@ def test_what_cannot_be_read_is_named(name, tmp_path):
 
 
 def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path):
-    with pytest.raises(CaptionsError, match=r"no column 'title'\. There are: file, text"):
+    with pytest.raises(CaptionsError, match=r"no column 'title'\. There are: file, text\."):
         list(read_captions(table(".jsonl", tmp_path), "title"))
     with pytest.raises(CaptionsError, match="no columns"):
         list(read_captions(table(".txt", tmp_path), "title"))

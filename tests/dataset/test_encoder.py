@@ -84,6 +84,8 @@ def test_numbers_that_are_none_are_never_given():
     ours.encode(ours.tokenize(["a cat"]))
     half = encoder(store="fp16")
     half.clip.cond_stage_model.clip_h.transformer.text_model.final_layer_norm.weight.data.fill_(1e6)
+    with pytest.raises(NotFiniteError, match="first ''"):
+        half.encode(half.tokenize(["", "a dog"]))
     with pytest.raises(NotFiniteError, match=r"2 of 2 captions .* first 'a cat'"):
         half.encode(half.tokenize(["a cat", "a dog"]))
 
@@ -95,5 +97,23 @@ def test_what_cannot_be_is_said():
         encoder(store="bf16")({"caption": ["a"]})
     with pytest.raises(OptionError, match="layer 'all'"):
         encoder(layer="all")
-    with pytest.raises(OptionError, match="store"):
-        encoder(store="auto").encode([[1]])
+    with pytest.raises(OptionError, match=r"store 'auto' is unknown\. Choose fp16, bf16, fp32"):
+        encoder(store="auto")
+    with pytest.raises(OptionError, match="needs layer_idx"):
+        encoder(layer="hidden")
+    with pytest.raises(OptionError, match="is one text, not a list"):
+        encoder()({"caption": "a cat"})
+    for value in (b"a cat", 5, ["x"]):
+        with pytest.raises(OptionError, match="is no text but"):
+            encoder()({"caption": [value]})
+
+
+def test_what_a_table_has_for_none_is_the_empty_caption():
+    ours = encoder(pooled=True)
+    found = ours({"caption": ["", None, float("nan"), np.nan]})
+    assert found["token_count"].tolist() == [0, 0, 0, 0]
+    for row in found["caption_latents"][1:]:
+        np.testing.assert_array_equal(row, found["caption_latents"][0])
+    empty = ours({"caption": []})
+    assert empty["caption_latents"].shape == (0, 77, 32)
+    assert empty["caption_pooled"].shape == (0, 32)
