@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from math import isnan
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ def chunk(ids: Sequence[int]) -> list[int]:
 
 
 def _caption(value: Any) -> str:
-    if value is None or value != value:  # NaN is what pandas has for none
+    if value is None or (isinstance(value, float) and isnan(value)):  # pandas has NaN for none
         return ""
     if not isinstance(value, str):
         raise OptionError(f"A caption of the batch is no text but {value!r:.80}.")

@@ -138,9 +138,7 @@ def _pack(weight: Tensor) -> Tensor:
     try:
         twin = reorder_weight()(weight.detach(), FEW_ROWS)
     except RuntimeError as error:  # no memory
-        log.warning(
-            "Weights could not be packed for speed, so they are used as they are: %s", error
-        )
+        _say_once(f"Weights could not be packed for speed, so they are used as they are: {error}")
         return weight
     # Another thread may have loaded other numbers meanwhile.
     if not before.holds([weight]) or not _is_as_in_file(weight):
@@ -148,6 +146,11 @@ def _pack(weight: Tensor) -> Tensor:
     _give_back(weight)
     _packed[weight] = _Packed(twin, before)
     return twin  # type: ignore[no-any-return]
+
+
+@cache
+def _say_once(message: str) -> None:
+    log.warning("%s", message)
 
 
 def _is_as_in_file(weight: Tensor) -> bool:
