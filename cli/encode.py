@@ -69,10 +69,11 @@ def run(arguments: argparse.Namespace) -> int:
     part = parse_part(arguments.part)
     source: Path = arguments.captions
     out: Path = arguments.out
-    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+    inside = source.is_dir() and out.resolve().is_relative_to(source.resolve())
+    if inside or source.resolve().is_relative_to(out.resolve()):
         raise CaptionsError(
-            f"{out} lies in {source}, so embeddings would be read as captions. Choose a folder "
-            "outside."
+            f"{out if inside else source} lies in {source if inside else out}, so embeddings and "
+            "captions would be mixed. Choose another folder."
         )
     # The first caption comes before the checkpoint: a wrong file is said at once.
     if next(read_captions(source, arguments.column, arguments.key), None) is None:
@@ -107,7 +108,7 @@ def parse_part(text: str) -> Part:
     from ..dataset.shards import Part
     from ..sd2.errors import OptionError
 
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
     if match is None:
         raise OptionError(f"--part {text}: give two numbers, such as 1/4 for the first of four.")
     return Part(int(match[1]), int(match[2]))

@@ -83,10 +83,19 @@ class _Row:
 
 
 def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    def fail(error: OSError) -> None:
+        raise CaptionsError(f"{error.filename} cannot be read: {error.strerror}") from error
+
     found = []
-    for root, directories, names in os.walk(folder, followlinks=False):
-        directories.sort()
-        directories[:] = [name for name in directories if not name.startswith(".")]
+    seen = set()
+    for root, directories, names in os.walk(folder, followlinks=True, onerror=fail):
+        real = os.path.realpath(root)
+        directories[:] = sorted(
+            n for n in directories if not n.startswith(".") and real not in seen
+        )
+        if real in seen:  # a link leads round
+            continue
+        seen.add(real)
         found += [
             Path(root, name)
             for name in sorted(names)
@@ -197,6 +206,8 @@ def _parquet(file: Path) -> Any:
 def _parquet_rows(file: Path, column: str | None, key_column: str | None) -> Iterator[_Row]:
     table = _parquet(file)
     names = table.schema_arrow.names
+    if len(set(names)) < len(names):
+        raise CaptionsError(f"{file}: two columns have one name in {', '.join(names)}.")
     columns = [_column(names, str(file), column)]
     if key_column is not None:
         columns.append(_column(names, str(file), key_column))

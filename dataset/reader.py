@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+from collections import OrderedDict
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..sd2.errors import SD2ClipError, UnreadableFileError
-from .shards import INDEX, MANIFEST, open_shard
+from .shards import MANIFEST, read_shard
 
 if TYPE_CHECKING:
     import torch
+
+
+OPEN_SHARDS = 64
 
 
 class IncompleteError(SD2ClipError):
@@ -37,20 +40,19 @@ class EncodedCaptions:
         )
         try:
             manifest = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
-            index = (self.folder / INDEX).read_bytes()
+            index = (self.folder / manifest["index"]).read_bytes()
             self._shards = [self.folder / name for name in manifest["shards"]]
-            matches = hashlib.sha256(index).hexdigest() == manifest["index_sha256"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise IncompleteError(
                 f"{self.folder} holds no complete set of encoded captions ({error!r}). {again}"
             ) from error
         missing = [path for path in self._shards if not path.exists()]
-        if missing or not matches:
+        if missing:
             found = f"{len(missing)} of {len(self._shards)} shards are not there"
-            raise IncompleteError(
-                f"{self.folder}: {found if missing else 'the index is another data set’s'}. {again}"
-            )
+            raise IncompleteError(f"{self.folder}: {found}. {again}")
         self._lines = index.splitlines()
+        self._open: OrderedDict[int, dict[str, torch.Tensor]] = OrderedDict()
+        """Shards that were used lately, mapped; each is an open file."""
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -59,6 +61,9 @@ class EncodedCaptions:
         entry = json.loads(self._lines[number])
         shard, row = entry.pop("shard"), entry.pop("row")
         return {**entry, **self._row(shard, row)}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_open": OrderedDict()}  # a worker maps for itself
 
     @property
     def keys(self) -> list[str]:
@@ -72,10 +77,14 @@ class EncodedCaptions:
 
     def _row(self, shard: int, row: int) -> dict[str, torch.Tensor]:
         try:
-            tensors = open_shard(self._shards[shard])
+            tensors = self._open.get(shard) or read_shard(self._shards[shard])
         except UnreadableFileError as error:
             raise IncompleteError(
                 f"{error} Run sd2-clip encode again; it makes this shard anew."
             ) from error
+        self._open[shard] = tensors
+        self._open.move_to_end(shard)
+        while len(self._open) > OPEN_SHARDS:
+            self._open.popitem(last=False)
         # Copies, which the trainer may change.
         return {name: tensor[row].clone() for name, tensor in tensors.items()}

@@ -1,27 +1,28 @@
 """A data set's embeddings on disk: written shard by shard, taken up again where they were left.
 
     OUT/manifest.json                       the settings, the counts and the names of the shards
-    OUT/index.jsonl                         of each caption: key, caption, shard, row, token_count,
+    OUT/index-<digest>.jsonl                of each caption: key, caption, shard, row, token_count,
                                             truncated
     OUT/captions-<digest>.safetensors       caption_latents (N, 77, W), token_ids (N, 77), and
                                             caption_pooled (N, W) if asked for
 
 A caption that comes again (the same tokens after cutting) is encoded and stored once. The first
-row of all is the empty caption's, for trainers that drop captions. A shard is named for the tokens
-in it, and none is ever changed: a run that is stopped, or that finds other captions, leaves what
-was whole before as it was, and any number of processes can each do their part. Rows that any shard
-in the folder has are copied, not encoded.
+row of all is the empty caption's, for trainers that drop captions. A shard is named for the
+settings and the tokens in it, and none is ever changed: until the manifest of a new set is whole,
+that of the one before stands, and any number of processes can each do their part. Rows that any
+shard in the folder has are copied, not encoded.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import secrets
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     import torch
 
 FORMAT = "sd2_clip.captions/1"
-MANIFEST, INDEX = "manifest.json", "index.jsonl"
+MANIFEST = "manifest.json"
 RECORD_KEY = "sd2_clip"
 """In a shard's metadata: the settings that it was made with."""
 
@@ -108,9 +109,11 @@ def encode_captions(
     _check_out(out, settings)
     check_writable(out)
     summary = Summary()
+    sha = hashlib.sha256()
+    unnamed = out / f".index-{secrets.token_hex(4)}"  # its name is that of what will be in it
     with (
-        replacing(out / INDEX) as partial,
-        partial.open("w", encoding="utf-8") as index,
+        replacing(unnamed) as partial,
+        partial.open("wb") as index,
         _Shards(out, encoder, settings, shard_size, part, summary, progress) as shards,
     ):
         shards.place([])  # the empty caption
@@ -118,7 +121,7 @@ def encode_captions(
             all_ids = encoder.tokenize([caption.text for caption in some])
             for caption, ids in zip(some, all_ids, strict=True):
                 shard, row = shards.place(ids)
-                line = {
+                entry = {
                     "key": caption.key,
                     "caption": caption.text,
                     "shard": shard,
@@ -126,24 +129,27 @@ def encode_captions(
                     "token_count": len(ids),
                     "truncated": len(ids) > ROOM,
                 }
-                index.write(f"{json.dumps(line)}\n")
+                line = f"{json.dumps(entry)}\n".encode()
+                index.write(line)
+                sha.update(line)
                 summary.captions += 1
                 summary.truncated += len(ids) > ROOM
                 summary.longest = max(summary.longest, len(ids))
             progress(summary)
         shards.finish()
+    name = f"index-{sha.hexdigest()[:16]}.jsonl"
+    os.replace(unnamed, out / name)
     there = {path.name for path in out.glob("captions-*.safetensors")}
     summary.missing = len(set(shards.names) - there)
     summary.left_over = len(there - set(shards.names))
-    counts = {name: count for name, count in asdict(summary).items() if name != "encoded"}
-    _write_manifest(
-        out,
-        settings,
-        counts=counts,
-        empty_caption={"shard": 0, "row": 0},
-        shards=shards.names,
-        index_sha256=hashlib.sha256((out / INDEX).read_bytes()).hexdigest(),
-    )
+    _check_out(out, settings)  # another process may have begun with others meanwhile
+    if not summary.missing or not _is_complete(out):
+        counts = {field: count for field, count in asdict(summary).items() if field != "encoded"}
+        about = {"counts": counts, "empty_caption": {"shard": 0, "row": 0}, "index": name}
+        _write_manifest(out, settings, **about, shards=shards.names)
+        for old in out.glob("index-*.jsonl"):
+            if old.name != name and not summary.missing:
+                old.unlink(missing_ok=True)
     return summary
 
 
@@ -168,6 +174,7 @@ class _Shards:
         self._out = out
         self._encoder = encoder
         self._settings = settings
+        self._salt = json.dumps(settings, sort_keys=True).encode()
         self._size = size
         self._part = part
         self._summary = summary
@@ -205,7 +212,7 @@ class _Shards:
     def _flush(self) -> None:
         rows, self._waiting = self._waiting, []
         number = len(self.names)
-        digest = hashlib.sha256(b"".join(map(_digest, rows))).hexdigest()
+        digest = hashlib.sha256(b"".join([self._salt, *map(_digest, rows)])).hexdigest()
         path = self._out / f"captions-{digest[:16]}.safetensors"
         self.names.append(path.name)
         self._summary.shards += 1
@@ -213,6 +220,7 @@ class _Shards:
             return
         if self._known is None:
             self._known = _rows_in(self._out, self._settings)
+            _check_out(self._out, self._settings)
             if not (self._out / MANIFEST).exists():
                 _write_manifest(self._out, self._settings)
         tensors = self._tensors(rows, self._known)
@@ -236,13 +244,17 @@ class _Shards:
                 made[i] = {name: tensor[place] for name, tensor in encoded.items()}
             self._summary.encoded += len(some)
             self._progress(self._summary)
+        copied: dict[Path, list[tuple[int, int]]] = {}
         for i, digest in enumerate(digests):
             if i not in made:
                 path, row = known[digest]
-                checkpoint = open_checkpoint(path)
-                names = [name for name in checkpoint.tensors if name != "token_ids"]
-                made[i] = {name: one[row] for name, one in checkpoint.read(names).items()}
-        tensors = {name: torch.stack([made[i][name] for i in range(len(rows))]) for name in made[0]}
+                copied.setdefault(path, []).append((i, row))
+        for path, places in copied.items():  # one by one: what is mapped is an open file
+            shard = read_shard(path)
+            for i, row in places:
+                made[i] = {name: tensor[row].clone() for name, tensor in shard.items()}
+        names = ["caption_latents", *(["caption_pooled"] if self._encoder.pooled else [])]
+        tensors = {name: torch.stack([made[i][name] for i in range(len(rows))]) for name in names}
         return {**tensors, "token_ids": torch.tensor(rows, dtype=torch.int32)}
 
     def _wait(self) -> None:
@@ -250,8 +262,7 @@ class _Shards:
             self._written.result()
 
 
-@lru_cache(maxsize=128)  # each keeps its file open
-def open_shard(path: Path) -> dict[str, torch.Tensor]:
+def read_shard(path: Path) -> dict[str, torch.Tensor]:
     """All tensors of a shard, mapped. Raises ``UnreadableFileError`` for a damaged one."""
     checkpoint = open_checkpoint(path)
     return checkpoint.read(list(checkpoint.tensors))
@@ -297,7 +308,7 @@ def _check_out(out: Path, settings: dict[str, Any]) -> None:
     path = out / MANIFEST
     if not path.exists():
         there = sorted(p.name for p in out.iterdir() if p.name[0] != ".") if out.is_dir() else []
-        if there:
+        if there and MANIFEST not in there:
             raise OutFolderError(
                 f"{out} holds other things ({', '.join(there[:3])}), which embeddings could "
                 "overwrite. Choose a new or empty folder."
@@ -316,6 +327,15 @@ def _check_out(out: Path, settings: dict[str, Any]) -> None:
             f"{out} holds captions encoded with other settings ({changes}). Choose a new or empty "
             "folder, or use the same checkpoint and settings to go on."
         )
+
+
+def _is_complete(out: Path) -> bool:
+    """Whether the manifest is that of a whole data set."""
+    try:
+        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+        return all((out / name).exists() for name in (*manifest["shards"], manifest["index"]))
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def _write_manifest(out: Path, settings: dict[str, Any], **about: Any) -> None:

@@ -9,12 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite, nan
 from os import PathLike, fspath
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .checkpoint import Checkpoint, open_checkpoint
 from .errors import SD2ClipError
 from .lora_changes import PARTS, Change, Factors, factors_of, shape_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WIDTH_FAMILIES = {
     768: "Stable Diffusion 1 (or SDXL's CLIP-L)",
@@ -119,7 +124,11 @@ def _sort(checkpoint: Checkpoint) -> tuple[dict[str, dict[str, str]], int, list[
         if match and part:
             inner = f"self_attn.{match['attn']}_proj" if match["attn"] else f"mlp.{match['mlp']}"
             weight = f"text_model.encoder.layers.{match['layer']}.{inner}.weight"
-            modules.setdefault(f"clip_h.transformer.{weight}", {})[part] = name
+            module = modules.setdefault(f"clip_h.transformer.{weight}", {})
+            if part in module:  # under two spellings
+                rest.append(name)
+            else:
+                module[part] = name
         elif _UNET.match(name):
             for_unet += 1
         else:
@@ -152,6 +161,11 @@ def _check_family(
                     f"(its context is {context} wide). {advice}"
                 )
             return
+
+
+def _alpha(tensor: Tensor) -> float:
+    """Its number; NaN if it is not one real number."""
+    return float(tensor) if tensor.numel() == 1 and not tensor.is_complex() else nan
 
 
 def read_lora(path: str | PathLike[str], shapes: Mapping[str, tuple[int, ...]]) -> TextEncoderLora:
@@ -195,10 +209,24 @@ def read_lora(path: str | PathLike[str], shapes: Mapping[str, tuple[int, ...]]) 
                 f"{tuple(shapes[weight])} weight."
             )
         about = checkpoint.read([parts[p] for p in ("alpha", "dora_scale") if p in parts])
+        alpha = _alpha(about[parts["alpha"]]) if "alpha" in parts else None
         scale = about[parts["dora_scale"]] if "dora_scale" in parts else None
         if scale is not None and scale.dim() == 1:
             scale = scale.unsqueeze(1)  # PEFT's magnitude vector: one number a row
-        alpha = float(about[parts["alpha"]]) if "alpha" in parts else None
+        outputs, inputs = shapes[weight]
+        wrong = [
+            parts[part]
+            for part, fits in (
+                ("alpha", alpha is None or isfinite(alpha)),
+                ("dora_scale", scale is None or tuple(scale.shape) in ((outputs, 1), (1, inputs))),
+            )
+            if not fits
+        ]
+        if wrong:
+            raise LoraError(
+                f"{checkpoint.path}: {wrong[0]} is damaged: alpha is one number, and dora_scale "
+                f"one for each row or column of a {(outputs, inputs)} weight."
+            )
         changes[weight] = Change(made, alpha, scale)
     return TextEncoderLora(
         path=checkpoint.path,

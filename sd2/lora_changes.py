@@ -177,11 +177,13 @@ PARTS = (
 
 
 def factors_of(parts: Mapping[str, Tensor]) -> Factors | None:
-    """The factors that *parts* make; None if they make none, or not one alone.
+    """The factors that *parts*, matrices, make; None if they make none, or not one alone.
 
     The shapes may not fit together: ``shape_of`` tells.
     """
     given = {name for name in parts if name in PARTS}
+    if any(parts[name].dim() < 2 or 0 in parts[name].shape for name in given):
+        return None
     if given == {"up", "down"}:
         return LowRank(parts["up"].flatten(1), parts["down"].flatten(1))
     if given == {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}:

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 torch's own name for it
 from torch.utils.weak import WeakIdKeyDictionary
 
-from .snapshots import TensorSnapshot
+from .snapshots import TensorSnapshot, is_plain
 
 log = logging.getLogger("sd2_clip")
 
@@ -96,7 +96,9 @@ class _Packed(NamedTuple):
 _packed: MutableMapping[Tensor, _Packed | int] = WeakIdKeyDictionary()
 """Of each weight: its packed twin, or how often it was used so far."""
 
-_packing = threading.Lock()
+packing = threading.RLock()
+"""Held while a weight is packed; whoever loads other numbers into one holds it too, lest the file's
+come back when its pages are given back."""
 
 
 def packed(weight: Tensor, rows: int) -> Tensor:
@@ -119,7 +121,7 @@ def packed(weight: Tensor, rows: int) -> Tensor:
     uses = _packed[weight] = known + 1
     if uses != PACK_AFTER or reorder_weight() is None:
         return weight
-    with _packing:
+    with packing:
         return _pack(weight)
 
 
@@ -155,13 +157,7 @@ def _say_once(message: str) -> None:
 
 def _is_as_in_file(weight: Tensor) -> bool:
     """Whether all memory that *weight* takes is the page cache's: mapped and never written to."""
-    if (
-        type(weight) not in (Tensor, torch.nn.Parameter)
-        or weight.dtype != torch.float32
-        or weight.requires_grad
-        or weight.is_inference()  # changes would not be counted
-        or not weight.is_contiguous()
-    ):
+    if not (is_plain(weight) and weight.dtype == torch.float32 and weight.is_contiguous()):
         return False
     first = weight.data_ptr() // _PAGE
     count = -(-(weight.data_ptr() + weight.nbytes) // _PAGE) - first

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F  # noqa: N812 torch's own name for it
 
 from . import onednn
@@ -31,8 +32,14 @@ class Linear(nn.Linear):
         return F.gelu(self(input))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        onednn.forget(self.weight)  # it goes to another device or dtype
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        with onednn.packing:
+            onednn.forget(self.weight)  # it goes to another device or dtype
+            return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        with onednn.packing:
+            onednn.forget(self.weight)
+            super()._load_from_state_dict(*args, **kwargs)
 
     def _onednn(self, input: Tensor, activation: str, algorithm: str) -> Tensor:
         stored = self.weight
@@ -43,16 +50,16 @@ class Linear(nn.Linear):
         return onednn.linear_pointwise()(input, weight, bias, activation, [], algorithm)  # type: ignore[no-any-return]
 
     def _takes_onednn(self, input: Tensor) -> bool:
-        # The fused product has no derivative.
-        differentiated = torch.is_grad_enabled() and (
-            input.requires_grad or self.weight.requires_grad
-        )
+        if torch.compiler.is_compiling():  # which chooses products of its own
+            return False
+        # The fused product has no derivative, backward or forward.
+        backward = torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad)
         return (
             input.device.type == "cpu"
             and input.dtype == torch.float32
-            and not differentiated
+            and not backward
+            and forward_ad._current_level < 0
             and bool(torch.backends.mkldnn.enabled)
-            and not torch.compiler.is_compiling()  # which chooses products of its own
             and onednn.linear_pointwise() is not None
         )
 

@@ -10,6 +10,7 @@ computed and nothing remembered.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -67,12 +68,20 @@ class Recall:
         self._pasts: OrderedDict[Key, _Chunk] = OrderedDict()
         """The last few of them, with their blocks."""
         self._snapshot: ModuleSnapshot | None = None
+        self._lock = threading.Lock()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Recall:
-        return Recall()  # a copy of a model gets other weights
+    def __reduce__(self) -> Any:
+        return Recall, ()  # a copy of a model gets other weights
 
     def encode(self, model: Encoder, x: Tensor, pooled_at: Tensor) -> tuple[Tensor, Tensor]:
-        """``model.compute`` on x (B, T, W), float32 on the CPU; pooled rows for the first P."""
+        """``model.compute`` on x (B, T, W), float32 on the CPU; pooled rows for the first P.
+
+        One thread at a time: they would only share the processors.
+        """
+        with self._lock:
+            return self._encode(model, x, pooled_at)
+
+    def _encode(self, model: Encoder, x: Tensor, pooled_at: Tensor) -> tuple[Tensor, Tensor]:
         if torch.is_autocast_enabled("cpu"):
             return model.compute(x, pooled_at, Past())
         if self._snapshot is None or not self._snapshot.holds(model.transformer):

@@ -13,7 +13,9 @@ from collections.abc import Iterable, Sequence
 from itertools import chain, compress
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
 SAMPLE_BYTES = 32
 """Of each tensor, from its middle."""
@@ -26,10 +28,11 @@ _kind = operator.attrgetter("dtype", "requires_grad")
 
 
 class TensorSnapshot:
-    """How tensors on the CPU were; it does not hold them."""
+    """How tensors were, all of which ``is_plain``; it does not hold them."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._places = _places(tensors)
+        self._kinds = list(map(_kind, tensors))
         self._are_matrices = [tensor.dim() > 1 for tensor in tensors]
         self._forms = _forms(list(compress(tensors, self._are_matrices)))
         # Neither torch nor numpy looks at them: torch takes ten times as long, and numpy would pin
@@ -39,8 +42,13 @@ class TensorSnapshot:
 
     def holds(self, tensors: Sequence[Tensor]) -> bool:
         """Whether *tensors*, the same as before, are unchanged."""
+        try:
+            places = _places(tensors)
+        except RuntimeError:  # of another layout by now, without an address
+            return False
         return (
-            _places(tensors) == self._places  # so there is still memory to look at
+            places == self._places  # so there is still memory to look at
+            and list(map(_kind, tensors)) == self._kinds
             and _forms(list(compress(tensors, self._are_matrices))) == self._forms
             and [sample.raw for sample in self._samples] == self._numbers
         )
@@ -73,7 +81,7 @@ class ModuleSnapshot:
 
     def holds(self, module: nn.Module) -> bool:
         """Whether *module* is the same one, and unchanged."""
-        if module is not self._module or any(self._empty):
+        if module is not self._module or any(self._empty) or _hooks_on_all():
             return False
         for attributes, count, hooks, pre_hooks in self._shapes:
             if hooks or pre_hooks or len(attributes) != count:
@@ -86,15 +94,33 @@ class ModuleSnapshot:
         )
 
 
-def is_altered(module: nn.Module) -> bool:
-    """Whether a call of *module* does more, or other things, than its classes and weights say.
+def is_plain(tensor: Tensor) -> bool:
+    """Whether changes of *tensor* can be seen: numbers on the CPU that nothing trains."""
+    return (
+        type(tensor) in (Tensor, nn.Parameter)
+        and tensor.device.type == "cpu"
+        and tensor.layout == torch.strided
+        and not tensor.requires_grad  # fused optimizers' steps are not counted
+        and not tensor.is_inference()  # nor is anything there
+        and tensor.data_ptr() != 0
+    )
 
-    Or will soon: weights that are being trained change in ways that nobody counts.
-    """
-    return any(
-        part._forward_hooks or part._forward_pre_hooks or not _METHODS.isdisjoint(vars(part))
-        for part in module.modules()
-    ) or any(parameter.requires_grad for parameter in module.parameters())
+
+def is_altered(module: nn.Module) -> bool:
+    """Whether a call of *module* does more, or other things, than its classes and weights say."""
+    return (
+        _hooks_on_all()
+        or any(
+            part._forward_hooks or part._forward_pre_hooks or not _METHODS.isdisjoint(vars(part))
+            for part in module.modules()
+        )
+        or not all(map(is_plain, module.parameters()))
+    )
+
+
+def _hooks_on_all() -> bool:
+    """Whether somebody has hooked into every module that there is."""
+    return bool(_global_forward_hooks or _global_forward_pre_hooks)
 
 
 def _values(holders: Iterable[dict[str, Any]]) -> Iterable[Any]:
@@ -103,16 +129,12 @@ def _values(holders: Iterable[dict[str, Any]]) -> Iterable[Any]:
 
 def _places(tensors: Sequence[Tensor]) -> tuple[list[int], list[int]]:
     """Where tensors lie, and how often torch has seen each change."""
-    addresses = list(map(Tensor.data_ptr, tensors))
-    try:
-        return addresses, list(map(_changes, tensors))
-    except RuntimeError:  # tensors made in inference mode count no changes
-        return addresses, []
+    return list(map(Tensor.data_ptr, tensors)), list(map(_changes, tensors))
 
 
 def _forms(tensors: Sequence[Tensor]) -> list[Any]:
     """How the numbers of matrices are to be read, which an assigned ``data`` can change alone."""
-    return [*map(_kind, tensors), *map(Tensor.size, tensors), *map(Tensor.stride, tensors)]
+    return [*map(Tensor.size, tensors), *map(Tensor.stride, tensors)]
 
 
 def _sample(tensor: Tensor) -> Any:

@@ -289,6 +289,7 @@ ENCODE_ERRORS = {
     "no checkpoint": (("captions.csv", "out"), "gone.safetensors"),
     "empty": (("empty.txt", "out"), "empty.txt holds no captions"),
     "itself": ((".", "out"), "out lies in ."),
+    "its source": (("captions.csv", "."), "captions.csv lies in ."),
     "store": (("captions.csv", "out", "--store", "int8"), "Choose fp16, bf16, fp32"),
     "part": (("captions.csv", "out", "--part", "3/2"), "There is no part 3/2"),
     "no part": (("captions.csv", "out", "--part", "all"), "give two numbers, such as 1/4"),

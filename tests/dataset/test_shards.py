@@ -1,6 +1,8 @@
 """Data sets on disk: nothing twice, nothing lost, and never a mixture of two encoders."""
 
+import contextlib
 import json
+import os
 import shutil
 
 import pytest
@@ -10,7 +12,7 @@ from safetensors import safe_open
 from sd2_clip.dataset import CaptionEncoder, EncodedCaptions
 from sd2_clip.dataset.captions import Caption
 from sd2_clip.dataset.reader import IncompleteError
-from sd2_clip.dataset.shards import OutFolderError, Part, encode_captions, open_shard
+from sd2_clip.dataset.shards import OutFolderError, Part, encode_captions
 from sd2_clip.sd2.errors import OptionError
 
 FILE = tiny.GOLDEN / "tiny_text_encoder.safetensors"
@@ -162,7 +164,6 @@ def test_a_damaged_shard_is_made_anew(tmp_path, encoder):
     data = shard.read_bytes()
     shard.unlink()  # its pages may still be mapped
     shard.write_bytes(data[:-5])
-    open_shard.cache_clear()
     found = EncodedCaptions(tmp_path)
     with pytest.raises(IncompleteError, match="Run sd2-clip encode again"):
         list(found)
@@ -192,12 +193,52 @@ def test_parts_of_other_captions_never_pass_for_the_same(tmp_path, encoder):
         EncodedCaptions(tmp_path)
 
 
-def test_an_index_of_other_captions_is_not_taken(tmp_path, encoder):
+def test_a_part_of_a_change_leaves_the_data_set_of_before(tmp_path, encoder):
     encode(tmp_path, encoder)
-    index = tmp_path / "index.jsonl"
-    index.write_text(index.read_text().replace('"row": 1', '"row": 2'))
-    with pytest.raises(IncompleteError, match="the index is another"):
+    before = list(EncodedCaptions(tmp_path))
+    changed = [Caption(c.key, c.text.replace("cat", "dog")) for c in CAPTIONS]
+    encode(tmp_path, new_encoder(), changed, part=Part(1, 2))
+    assert_same(EncodedCaptions(tmp_path), before)
+    encode(tmp_path, new_encoder(), changed, part=Part(2, 2))
+    assert EncodedCaptions(tmp_path)[0]["caption"] == changed[0].text
+    assert len(list(tmp_path.glob("index-*"))) == 1
+
+
+def test_parts_of_other_settings_started_together_never_mix(tmp_path, encoder):
+    other = new_encoder(store="bf16")
+    whole = encoder.encode_chunks
+
+    def meanwhile(chunks):
+        encoder.encode_chunks = whole
+        with contextlib.suppress(OutFolderError):
+            encode(tmp_path, other, part=Part(2, 2))
+        return whole(chunks)
+
+    encoder.encode_chunks = meanwhile
+    encode(tmp_path, encoder, part=Part(1, 2))
+    with pytest.raises(IncompleteError):
         EncodedCaptions(tmp_path)
+
+
+def test_a_folder_made_anew_is_read_anew(tmp_path, encoder):
+    out = tmp_path / "out"
+    encode(out, encoder)
+    first = EncodedCaptions(out)[3]["caption_latents"]
+    shutil.rmtree(out)
+    encode(out, new_encoder(layer="last"))
+    assert not torch.equal(EncodedCaptions(out)[3]["caption_latents"], first)
+
+
+def test_few_files_are_open_at_a_time(tmp_path, encoder):
+    resource = pytest.importorskip("resource", reason="Windows has no such limit")
+    encode(tmp_path, encoder, shard_size=1)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    in_use = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 100
+    resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + 20, limits[1]))
+    try:
+        assert encode(tmp_path, new_encoder(), [*MORE, *CAPTIONS], shard_size=100).encoded == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_rows_are_the_trainers_to_change(tmp_path, encoder):
@@ -249,7 +290,7 @@ def test_a_folder_with_another_manifest_is_left_alone(tmp_path, encoder):
     assert list(files(tmp_path)) == ["manifest.json"]
 
 
-@pytest.mark.parametrize("name", ["index.jsonl", "captions-0.safetensors", "photo.png"])
+@pytest.mark.parametrize("name", ["index-0.jsonl", "captions-0.safetensors", "photo.png"])
 def test_a_folder_with_other_things_is_left_alone(name, tmp_path, encoder):
     (tmp_path / name).write_text("mine")
     with pytest.raises(OutFolderError, match=f"holds other things .{name}"):

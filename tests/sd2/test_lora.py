@@ -241,3 +241,46 @@ def test_what_is_no_model_file_is_an_error_of_reading(tmp_path: Path) -> None:
     path.write_text("no tensors")
     with pytest.raises(UnreadableFileError):
         read_lora(path, SHAPES)
+
+
+def rank_two(**others: torch.Tensor) -> dict[str, torch.Tensor]:
+    up, down = pair()
+    state = {f"{kohya()}.lora_up.weight": up, f"{kohya()}.lora_down.weight": down}
+    return state | {f"{kohya()}.{name}": tensor for name, tensor in others.items()}
+
+
+DAMAGED = {
+    "alpha of two": rank_two(alpha=torch.ones(2)),
+    "alpha of none": rank_two(alpha=torch.ones(0)),
+    "alpha NaN": rank_two(alpha=torch.tensor(float("nan"))),
+    "alpha complex": rank_two(alpha=torch.tensor(1j)),
+    "dora of one number": rank_two(dora_scale=torch.tensor(1.0)),
+    "dora of another length": rank_two(dora_scale=torch.ones(5)),
+    "dora of three dimensions": rank_two(dora_scale=torch.ones(4096, 1024, 1)),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_damaged_numbers_are_an_error(tmp_path: Path, case: str) -> None:
+    with pytest.raises(LoraError, match="is damaged: alpha is one number"):
+        read_lora(write(tmp_path, DAMAGED[case]), SHAPES)
+
+
+@pytest.mark.parametrize("shapes", [((4096,), (2, 1024)), ((4096, 2), ()), ((4096, 0), (0, 1024))])
+def test_factors_that_are_no_matrices_are_not_understood(
+    tmp_path: Path, shapes: tuple[tuple[int, ...], tuple[int, ...]]
+) -> None:
+    state = {f"{kohya()}.lora_up.weight": torch.ones(shapes[0]),
+             f"{kohya()}.lora_down.weight": torch.ones(shapes[1])}  # fmt: skip
+    lora = read_lora(write(tmp_path, state), SHAPES)
+    assert not lora.changes
+    assert len(lora.unmatched) == 2
+
+
+def test_a_weight_under_two_names_is_changed_once_and_the_other_reported(tmp_path: Path) -> None:
+    up, down = pair()
+    other = "base_model.model.text_model.encoder.layers.3.mlp.fc1"
+    state = rank_two() | {f"{other}.lora_B.weight": up, f"{other}.lora_A.weight": down}
+    lora = read_lora(write(tmp_path, state), SHAPES)
+    assert len(lora.changes) == 1
+    assert len(lora.unmatched) == 2

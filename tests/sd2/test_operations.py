@@ -79,3 +79,14 @@ def test_a_table_laid_out_for_a_file_is_not_initialised(monkeypatch):
     # On meta that would import torch's compiler: more than a second of every start.
     monkeypatch.setattr(torch.nn.init, "normal_", None)
     operations.Embedding(10, 4, device="meta")
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")  # torch's own use of it
+@pytest.mark.parametrize("grad", [True, False])
+def test_derivatives_forward_are_torchs_layers(linear, grad):
+    def plain(rows):
+        return torch.nn.functional.linear(rows, linear.weight, linear.bias)
+
+    with torch.set_grad_enabled(grad):
+        found = torch.func.jvp(linear, (ROWS,), (ROWS,))
+        torch.testing.assert_close(found, torch.func.jvp(plain, (ROWS,), (ROWS,)))

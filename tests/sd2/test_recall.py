@@ -1,6 +1,8 @@
 """What an encoder remembers must never change what it answers."""
 
+import contextlib
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import tiny
@@ -8,6 +10,7 @@ import torch
 from sd2_clip.sd2 import recall
 from sd2_clip.sd2.recall import Recall
 from sd2_clip.sd2.sd2_clip import SD2ClipModel
+from sd2_clip.sd2.text_model import Past
 
 
 @pytest.fixture(autouse=True)
@@ -225,6 +228,61 @@ def test_weights_in_training_are_computed_with_each_time(model, computed):
     for _ in range(2):
         model.clip_h([chunk(320)])
     assert len(computed) == 2
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+@pytest.mark.parametrize("kind", ["meta", "without memory", "sparse", "made in inference mode"])
+def test_weights_that_cannot_be_looked_at_are_no_obstacle(kind, model):
+    projection = model.clip_h.transformer.text_projection
+    ways = {
+        "meta": lambda: projection.to("meta"),
+        "without memory": lambda: projection.weight.untyped_storage().resize_(0),
+        "sparse": lambda: setattr(
+            projection,
+            "weight",
+            torch.nn.Parameter(projection.weight.to_sparse_csr(), requires_grad=False),
+        ),
+    }
+    if kind == "made in inference mode":
+        with torch.inference_mode():
+            fc2 = block(model).mlp.fc2
+            fc2.weight = torch.nn.Parameter(fc2.weight.clone(), requires_grad=False)
+            model.clip_h.encode_chunks([chunk(5)], 0)
+            fc2.weight[0].fill_(3)  # which nobody counts
+            expected = model.clip_h.compute(
+                *model.clip_h.embed([chunk(5)])[:1], torch.zeros(0, dtype=torch.long), Past()
+            )[0]
+            found = model.clip_h.encode_chunks([chunk(5)], 0)[0]
+            torch.testing.assert_close(found, expected)
+        return
+    before = model.clip_h.encode_chunks([chunk(5)], 0)[0]
+    ways[kind]()
+    for _ in range(2):
+        torch.testing.assert_close(model.clip_h.encode_chunks([chunk(5)], 0)[0], before)
+
+
+def test_a_hook_on_all_modules_counts(model):
+    before, _ = model.clip_h([chunk(5)])
+    handle = torch.nn.modules.module.register_module_forward_hook(
+        lambda module, inputs, output: output * 2 if isinstance(module, torch.nn.Linear) else None
+    )
+    with contextlib.closing(contextlib.ExitStack()) as stack:
+        stack.callback(handle.remove)
+        assert not torch.equal(model.clip_h([chunk(5)])[0], before)
+    torch.testing.assert_close(model.clip_h([chunk(5)])[0], before)
+
+
+def test_threads_share_a_memory(model):
+    prompts = [[chunk(300 + number)] for number in range(12)]
+    expected = [model.clip_h.compute(*model.clip_h.embed(p), Past())[0] for p in prompts]
+
+    def encoded(number):
+        with torch.no_grad():
+            return number, model.clip_h(prompts[number])[0]
+
+    with ThreadPoolExecutor(4) as pool:
+        for number, found in pool.map(encoded, list(range(12)) * 20):
+            torch.testing.assert_close(found, expected[number], atol=1e-5, rtol=0)
 
 
 def test_weights_can_be_moved_out_of_memory_after_an_encode(model):
