@@ -182,9 +182,9 @@ def read_lora(path: str | PathLike[str], shapes: Mapping[str, tuple[int, ...]]) 
         )
     checkpoint = open_checkpoint(fspath(path))
     modules, for_unet, unmatched = _sort(checkpoint)
+    tensors = checkpoint.read(name for parts in modules.values() for name in parts.values())
     factors: dict[str, Factors] = {}
     for weight, parts in modules.items():
-        tensors = checkpoint.read(parts.values())
         made = factors_of({part: tensors[name] for part, name in parts.items()})
         if made is None:
             unmatched += parts.values()
@@ -208,9 +208,8 @@ def read_lora(path: str | PathLike[str], shapes: Mapping[str, tuple[int, ...]]) 
                 f"{checkpoint.path}: {named} do not make a change of a "
                 f"{tuple(shapes[weight])} weight."
             )
-        about = checkpoint.read([parts[p] for p in ("alpha", "dora_scale") if p in parts])
-        alpha = _alpha(about[parts["alpha"]]) if "alpha" in parts else None
-        scale = about[parts["dora_scale"]] if "dora_scale" in parts else None
+        alpha = _alpha(tensors[parts["alpha"]]) if "alpha" in parts else None
+        scale = tensors[parts["dora_scale"]] if "dora_scale" in parts else None
         if scale is not None and scale.dim() == 1:
             scale = scale.unsqueeze(1)  # PEFT's magnitude vector: one number a row
         outputs, inputs = shapes[weight]
