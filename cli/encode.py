@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,7 +77,9 @@ def run(arguments: argparse.Namespace) -> int:
             "captions would be mixed. Choose another folder."
         )
     # The first caption comes before the checkpoint: a wrong file is said at once.
-    if next(read_captions(source, arguments.column, arguments.key), None) is None:
+    captions = read_captions(source, arguments.column, arguments.key)
+    first = next(captions, None)
+    if first is None:
         raise CaptionsError(f"{source} holds no captions.")
     encoder = CaptionEncoder(
         arguments.checkpoint,
@@ -90,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
     started = time.monotonic()
     with _Progress(count_captions(source)) as progress:
         summary = encode_captions(
-            read_captions(source, arguments.column, arguments.key),
+            chain([first], captions),
             out,
             encoder,
             shard_size=arguments.shard_size,
@@ -136,7 +139,7 @@ def describe(summary: Summary, seconds: float) -> str:
 class _Progress:
     """Counts captions on a terminal, with rate and time left."""
 
-    def __init__(self, total: int | None) -> None:
+    def __init__(self, total: int) -> None:
         from tqdm import tqdm
 
         self._bar = tqdm(total=total, unit=" captions", disable=not sys.stderr.isatty())

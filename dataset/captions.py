@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..host.folders import walk
 from ..sd2.errors import SD2ClipError
 
 COLUMNS = ("caption", "text", "prompt", "TEXT")
@@ -41,31 +41,26 @@ def read_captions(
     *source* is a ``.txt`` with a caption a line, a ``.jsonl``, ``.csv``, ``.tsv`` or ``.parquet``,
     a folder of such tables, or a folder with a ``.txt`` for each picture.
     """
-    number = 0
-    if not source.exists():
-        raise CaptionsError(f"{source} does not exist.")
-    if source.is_dir() and _tables(source) and _texts(source):
-        raise CaptionsError(
-            f"{source} holds tables ({_tables(source)[0].name}) and texts "
-            f"({_texts(source)[0].name}). Name the table, or a folder with one of both."
-        )
-    if source.is_dir() and not _tables(source):
+    files, beside_pictures = _files(source)
+    if beside_pictures:
         if column is not None or key_column is not None:
             raise CaptionsError(f"{source} holds no tables that could have columns.")
-        yield from _beside_pictures(source)
+        yield from _beside_pictures(source, files)
         return
-    for file in _tables(source) if source.is_dir() else [source]:
+    number = 0
+    for file in files:
         for row in _rows(file, column, key_column):
             yield Caption(str(number) if row.key is None else row.key, row.text)
             number += 1
 
 
-def count_captions(source: Path) -> int | None:
-    """About how many there are, at a glance, for those who wait; None: only reading would tell."""
-    if source.is_dir() and not _tables(source):
-        return len(_texts(source))
+def count_captions(source: Path) -> int:
+    """About how many there are, at a glance, for those who wait."""
+    files, beside_pictures = _files(source)
+    if beside_pictures:
+        return len(files)
     total = 0
-    for file in _tables(source) if source.is_dir() else [source]:
+    for file in files:
         if file.suffix.lower() == ".parquet":
             total += _parquet(file).metadata.num_rows
         else:
@@ -82,43 +77,37 @@ class _Row:
     key: str | None = None
 
 
-def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+def _files(source: Path) -> tuple[list[Path], bool]:
+    """The files of *source*, in order, and whether they are texts beside pictures."""
+    if not source.exists():
+        raise CaptionsError(f"{source} does not exist.")
+    if not source.is_dir():
+        return [source], False
+
     def fail(error: OSError) -> None:
         raise CaptionsError(f"{error.filename} cannot be read: {error.strerror}") from error
 
-    found = []
-    seen = set()
-    for root, directories, names in os.walk(folder, followlinks=True, onerror=fail):
-        real = os.path.realpath(root)
-        directories[:] = sorted(
-            n for n in directories if not n.startswith(".") and real not in seen
-        )
-        if real in seen:  # a link leads round
-            continue
-        seen.add(real)
-        found += [
-            Path(root, name)
-            for name in sorted(names)
-            if name.lower().endswith(suffixes) and not name.startswith(".")
-        ]
-    return found
-
-
-def _tables(folder: Path) -> list[Path]:
-    return _files(folder, TABLES)
-
-
-def _texts(folder: Path) -> list[Path]:
-    return _files(folder, (".txt",))
-
-
-def _beside_pictures(folder: Path) -> Iterator[Caption]:
-    files = _texts(folder)
-    if not files:
+    tables: list[Path] = []
+    texts: list[Path] = []
+    for root, _, names in walk(source, fail):
+        for name in names:
+            suffix = Path(name).suffix.lower()
+            if not name.startswith(".") and suffix in (*TABLES, ".txt"):
+                (texts if suffix == ".txt" else tables).append(Path(root, name))
+    if tables and texts:
         raise CaptionsError(
-            f"{folder} holds no captions: neither .txt files beside pictures nor tables "
+            f"{source} holds tables ({tables[0].name}) and texts ({texts[0].name}). Name the "
+            "table, or a folder with one of both."
+        )
+    if not tables and not texts:
+        raise CaptionsError(
+            f"{source} holds no captions: neither .txt files beside pictures nor tables "
             f"({', '.join(TABLES)})."
         )
+    return tables or texts, not tables
+
+
+def _beside_pictures(folder: Path, files: list[Path]) -> Iterator[Caption]:
     for file in files:
         try:
             text = file.read_text(encoding="utf-8-sig").strip()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..sd2.errors import SD2ClipError
@@ -21,10 +21,15 @@ class ModelNotFoundError(SD2ClipError):
     """A file name that no folder of its kind holds, or that points outside them."""
 
 
-def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """``os.walk`` in sorted order, following links but never round a loop of them."""
+def walk(
+    folder: Path, onerror: Callable[[OSError], None] | None = None
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """``os.walk`` in sorted order, following links but never round a loop of them.
+
+    *onerror* is told of folders that cannot be read; without it they are passed over.
+    """
     seen = set()
-    for root, directories, files in os.walk(folder, followlinks=True):
+    for root, directories, files in os.walk(folder, followlinks=True, onerror=onerror):
         real = os.path.realpath(root)
         if real in seen:
             directories.clear()
@@ -38,7 +43,7 @@ def weight_files(folder: Path, suffixes: Sequence[str] = WEIGHT_SUFFIXES) -> lis
     """Names of all model files below *folder*, relative to it, with ``/`` between parts."""
     return [
         Path(root, name).relative_to(folder).as_posix()
-        for root, _, files in _walk(folder)
+        for root, _, files in walk(folder)
         for name in files
         if name.lower().endswith(tuple(suffixes))
     ]
@@ -47,7 +52,7 @@ def weight_files(folder: Path, suffixes: Sequence[str] = WEIGHT_SUFFIXES) -> lis
 def diffusers_folders(folder: Path) -> list[str]:
     """Names of the folders below *folder* that hold a diffusers pipeline or a bare encoder."""
     found = []
-    for root, directories, files in _walk(folder):
+    for root, directories, files in walk(folder):
         if root != str(folder) and ("model_index.json" in files or "config.json" in files):
             found.append(Path(root).relative_to(folder).as_posix())
             directories.clear()  # its parts are not choices of their own
