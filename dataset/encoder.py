@@ -6,19 +6,17 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from math import isnan
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+from ..host.interface import Clip
 from ..loading import load_clip, parse_dtype
 from ..sd2.errors import OptionError, SD2ClipError
+from ..sd2.tokenizer import CONTEXT_LENGTH
 from ..sd2.vocabulary import clip_tokenizer
+from ..sd2.weighting import END_TOKEN, PAD_TOKEN, START_TOKEN
 
-if TYPE_CHECKING:
-    import torch
-
-    from ..host.interface import Clip
-
-CONTEXT_LENGTH = 77
-START_TOKEN, END_TOKEN, PAD_TOKEN = 49406, 49407, 0
 STORES = ("fp16", "bf16", "fp32")
 ROOM = CONTEXT_LENGTH - 2
 """Tokens of a caption that fit between start and end; the rest is cut, as SD2 was trained."""
@@ -135,8 +133,6 @@ class CaptionEncoder:
 
         Raises ``NotFiniteError`` rather than give numbers that are none.
         """
-        import torch
-
         encoder = self.clip.cond_stage_model.clip_h
         if not chunks:
             width = encoder.config.hidden_size
@@ -170,7 +166,6 @@ class CaptionEncoder:
         (N,) before cutting, and ``truncated`` (N,). numpy knows no bf16: store fp16 or fp32.
         """
         import numpy as np
-        import torch
 
         if self.store == torch.bfloat16:
             raise OptionError("numpy has no bf16; use store='fp16' or 'fp32' for batches.")

@@ -8,18 +8,15 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..sd2.errors import SD2ClipError, UnreadableFileError
-from .shards import MANIFEST, read_shard
+from ..sd2.errors import UnreadableFileError
+from .manifest import IncompleteError, complete_set
+from .shards import read_shard
 
 if TYPE_CHECKING:
     import torch
 
 
 OPEN_SHARDS = 64
-
-
-class IncompleteError(SD2ClipError):
-    """A folder in which not all captions have been encoded, or not of one data set."""
 
 
 class EncodedCaptions:
@@ -34,22 +31,7 @@ class EncodedCaptions:
     def __init__(self, folder: str | PathLike[str]) -> None:
         """Raises ``IncompleteError`` unless all captions are there."""
         self.folder = Path(folder)
-        again = (
-            f"Run sd2-clip encode CAPTIONS {self.folder} again with the same options; it does what "
-            "is missing."
-        )
-        try:
-            manifest = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
-            index = (self.folder / manifest["index"]).read_bytes()
-            self._shards = [self.folder / name for name in manifest["shards"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise IncompleteError(
-                f"{self.folder} holds no complete set of encoded captions ({error!r}). {again}"
-            ) from error
-        missing = [path for path in self._shards if not path.exists()]
-        if missing:
-            found = f"{len(missing)} of {len(self._shards)} shards are not there"
-            raise IncompleteError(f"{self.folder}: {found}. {again}")
+        index, self._shards = complete_set(self.folder)
         self._lines = index.splitlines()
         self._open: OrderedDict[int, dict[str, torch.Tensor]] = OrderedDict()
         """Shards that were used lately, mapped; each is an open file."""

@@ -25,20 +25,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from ..sd2.checkpoint import open_checkpoint
 from ..sd2.errors import OptionError, SD2ClipError
 from ..sd2.writing import check_writable, replacing, write_safetensors
-from ..version import __version__
 from .captions import Caption
 from .encoder import ROOM, CaptionEncoder, chunk
-
-if TYPE_CHECKING:
-    import torch
+from .manifest import begin, check_out, is_complete, write_manifest
 
 FORMAT = "sd2_clip.captions/1"
-MANIFEST = "manifest.json"
 RECORD_KEY = "sd2_clip"
 """In a shard's metadata: the settings that it was made with."""
 
@@ -47,10 +45,6 @@ READ_AHEAD = 1024
 
 BATCH = 32
 """Captions that are encoded at a time: they keep a GPU busy, and memory stays bounded."""
-
-
-class OutFolderError(SD2ClipError):
-    """A folder for embeddings that holds something else, or embeddings of other settings."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +100,7 @@ def encode_captions(
     if shard_size < 1:
         raise OptionError(f"A shard holds one caption or more, not {shard_size}.")
     settings = {"format": FORMAT, **encoder.settings()}
-    _check_out(out, settings)
+    check_out(out, settings)
     check_writable(out)
     summary = Summary()
     sha = hashlib.sha256()
@@ -142,11 +136,11 @@ def encode_captions(
     there = {path.name for path in out.glob("captions-*.safetensors")}
     summary.missing = len(set(shards.names) - there)
     summary.left_over = len(there - set(shards.names))
-    _check_out(out, settings)  # another process may have begun with others meanwhile
-    if not summary.missing or not _is_complete(out):
+    check_out(out, settings)  # another process may have begun with others meanwhile
+    if not summary.missing or not is_complete(out):
         counts = {field: count for field, count in asdict(summary).items() if field != "encoded"}
         about = {"counts": counts, "empty_caption": {"shard": 0, "row": 0}, "index": name}
-        _write_manifest(out, settings, **about, shards=shards.names)
+        write_manifest(out, settings, **about, shards=shards.names)
         for old in out.glob("index-*.jsonl"):
             if old.name != name and not summary.missing:
                 old.unlink(missing_ok=True)
@@ -219,10 +213,8 @@ class _Shards:
         if not self._part.has(number) or _is_whole(path):
             return
         if self._known is None:
+            begin(self._out, self._settings)
             self._known = _rows_in(self._out, self._settings)
-            _check_out(self._out, self._settings)
-            if not (self._out / MANIFEST).exists():
-                _write_manifest(self._out, self._settings)
         tensors = self._tensors(rows, self._known)
         self._wait()
         metadata = {"format": "pt", RECORD_KEY: json.dumps(self._settings)}
@@ -232,8 +224,6 @@ class _Shards:
         self, rows: Sequence[Sequence[int]], known: dict[bytes, tuple[Path, int]]
     ) -> dict[str, torch.Tensor]:
         """A shard's tensors: rows that are known are copied, the others encoded."""
-        import torch
-
         digests = [_digest(tokens) for tokens in rows]
         new = [i for i, digest in enumerate(digests) if digest not in known]
         made: dict[int, dict[str, torch.Tensor]] = {}
@@ -301,44 +291,3 @@ def _batches(captions: Iterable[Caption]) -> Iterator[list[Caption]]:
     iterator = iter(captions)
     while some := list(islice(iterator, READ_AHEAD)):
         yield some
-
-
-def _check_out(out: Path, settings: dict[str, Any]) -> None:
-    """That *out* is new, empty, or was begun with these settings."""
-    path = out / MANIFEST
-    if not path.exists():
-        there = sorted(p.name for p in out.iterdir() if p.name[0] != ".") if out.is_dir() else []
-        if there and MANIFEST not in there:
-            raise OutFolderError(
-                f"{out} holds other things ({', '.join(there[:3])}), which embeddings could "
-                "overwrite. Choose a new or empty folder."
-            )
-        return
-    try:
-        begun = json.loads(path.read_text(encoding="utf-8"))["settings"]
-        names = [name for name in {**begun, **settings} if begun.get(name) != settings.get(name)]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise OutFolderError(
-            f"{path} is no manifest of encoded captions ({error!r}). Choose a new or empty folder."
-        ) from error
-    if names:
-        changes = "; ".join(f"{one}: {begun.get(one)}, now {settings.get(one)}" for one in names)
-        raise OutFolderError(
-            f"{out} holds captions encoded with other settings ({changes}). Choose a new or empty "
-            "folder, or use the same checkpoint and settings to go on."
-        )
-
-
-def _is_complete(out: Path) -> bool:
-    """Whether the manifest is that of a whole data set."""
-    try:
-        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
-        return all((out / name).exists() for name in (*manifest["shards"], manifest["index"]))
-    except (OSError, ValueError, KeyError):
-        return False
-
-
-def _write_manifest(out: Path, settings: dict[str, Any], **about: Any) -> None:
-    manifest = {"settings": settings, "version": __version__, **about}
-    with replacing(out / MANIFEST) as partial:
-        partial.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")

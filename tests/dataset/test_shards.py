@@ -11,8 +11,8 @@ import torch
 from safetensors import safe_open
 from sd2_clip.dataset import CaptionEncoder, EncodedCaptions
 from sd2_clip.dataset.captions import Caption
-from sd2_clip.dataset.reader import IncompleteError
-from sd2_clip.dataset.shards import OutFolderError, Part, encode_captions
+from sd2_clip.dataset.manifest import IncompleteError, OutFolderError
+from sd2_clip.dataset.shards import Part, encode_captions
 from sd2_clip.sd2.errors import OptionError
 
 FILE = tiny.GOLDEN / "tiny_text_encoder.safetensors"
