@@ -12,8 +12,18 @@ from .nodes import NODE_CLASSES
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .loading import load_checkpoint, load_clip
-    from .sd2.detect import detect
+    from .clip.load_clip import load_checkpoint, load_clip
+    from .sd2 import (
+        SD1ClipModel,
+        SD1Tokenizer,
+        SD2ClipHModel,
+        SD2ClipHTokenizer,
+        SD2ClipModel,
+        SD2Tokenizer,
+        SDClipModel,
+        SDTokenizer,
+    )
+    from .sd2.detection.detect import detect
     from .sd2.errors import SD2ClipError
 
 NODE_CLASS_MAPPINGS = {node.__name__: node for node in NODE_CLASSES}
@@ -24,7 +34,15 @@ __all__ = [
     "NODE_CLASS_MAPPINGS",
     "NODE_DISPLAY_NAME_MAPPINGS",
     "WEB_DIRECTORY",
+    "SD1ClipModel",
+    "SD1Tokenizer",
     "SD2ClipError",
+    "SD2ClipHModel",
+    "SD2ClipHTokenizer",
+    "SD2ClipModel",
+    "SD2Tokenizer",
+    "SDClipModel",
+    "SDTokenizer",
     "__version__",
     "detect",
     "load_checkpoint",
@@ -33,15 +51,23 @@ __all__ = [
 
 if inside_comfyui():
     from .host.comfyui import register_routes
-    from .routes import ROUTES
+    from .nodes.panel_routes import ROUTES
 
     register_routes(ROUTES)
 
 _HOMES = {
+    "SD1ClipModel": ".sd2",
+    "SD1Tokenizer": ".sd2",
     "SD2ClipError": ".sd2.errors",
-    "detect": ".sd2.detect",
-    "load_checkpoint": ".loading",
-    "load_clip": ".loading",
+    "SD2ClipHModel": ".sd2",
+    "SD2ClipHTokenizer": ".sd2",
+    "SD2ClipModel": ".sd2",
+    "SD2Tokenizer": ".sd2",
+    "SDClipModel": ".sd2",
+    "SDTokenizer": ".sd2",
+    "detect": ".sd2.detection.detect",
+    "load_checkpoint": ".clip.load_clip",
+    "load_clip": ".clip.load_clip",
 }
 
 

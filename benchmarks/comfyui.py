@@ -25,9 +25,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
     sys.argv = [sys.argv[0], "--cpu"]  # ComfyUI reads it when it is imported
+    from sd2_clip.clip.load_clip import load_clip
     from sd2_clip.host import use
     from sd2_clip.host.standalone import StandaloneHost
-    from sd2_clip.loading import load_clip
 
     use(StandaloneHost())
     clip = load_clip(arguments.checkpoint, device="cpu", dtype="fp32")

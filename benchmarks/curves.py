@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from sd2_clip.loading import load_clip
+from sd2_clip.clip.load_clip import load_clip
 from sd2_clip.sd2.sd2_tokenizer import SD2Tokenizer
 
 from .encoding import chunk, settle, transformers_encoder

@@ -10,11 +10,11 @@ import tempfile
 from pathlib import Path
 
 import torch
+from sd2_clip.clip.load_clip import load_clip
 from sd2_clip.dataset.captions import Caption
 from sd2_clip.dataset.encoder import CaptionEncoder
 from sd2_clip.dataset.shards import encode_captions
-from sd2_clip.loading import load_clip
-from sd2_clip.sd2.vocabulary import clip_tokenizer
+from sd2_clip.sd2.tokens.bpe import clip_tokenizer
 
 from .encoding import transformers_encoder
 from .measure import Row, absolute, paired, ratio, to_json

@@ -13,8 +13,8 @@ from itertools import count
 from typing import Any
 
 import torch
-from sd2_clip.loading import load_clip
-from sd2_clip.sd2 import onednn
+from sd2_clip.clip.load_clip import load_clip
+from sd2_clip.sd2.model import onednn
 
 from .measure import Row, absolute, milliseconds, paired, ratio, to_json
 

@@ -24,8 +24,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from sd2_clip.headless.execution import Executor
-from sd2_clip.headless.ui_format import convert_ui_workflow
+from sd2_clip.headless.editor_format.to_prompt import convert_ui_workflow
+from sd2_clip.headless.execution.executor import Executor
 
 SIZES = (1_000, 10_000, 100_000)
 PEER_SIZES = (100, 200, 400, 800, 1_000)

@@ -30,8 +30,8 @@ def memory(field: str, file: str = "status") -> float:
 
 
 def text_tensors(path: str) -> dict[str, Any]:
-    from sd2_clip.sd2.checkpoint import open_checkpoint
-    from sd2_clip.sd2.detect import detect
+    from sd2_clip.sd2.detection.detect import detect
+    from sd2_clip.sd2.files.checkpoint import open_checkpoint
 
     checkpoint = open_checkpoint(path)
     return {name: checkpoint.places[name] for name in set(detect(checkpoint).names.values())}
@@ -39,7 +39,9 @@ def text_tensors(path: str) -> dict[str, Any]:
 
 def read_bytes(path: str) -> Result:
     """Reading the bytes of the text tensors into memory, one after another."""
-    from sd2_clip.sd2.storage import _data_start  # a zip's entries begin where their header says
+    from sd2_clip.sd2.files.tensor_storage import (
+        _data_start,  # a zip's entries begin where their header says
+    )
 
     places = text_tensors(path).values()
     with open(path, "rb", buffering=0) as file:
@@ -57,7 +59,7 @@ def read_bytes(path: str) -> Result:
 
 def ours(path: str, dtype: str = "fp32", *, wait: bool = False) -> Result:
     import torch
-    from sd2_clip.loading import load_clip
+    from sd2_clip.clip.load_clip import load_clip
     from sd2_clip.sd2.sd2_tokenizer import SD2Tokenizer
 
     SD2Tokenizer().tokenize_with_weights("once")  # its libraries are no part of loading

@@ -50,7 +50,7 @@ def importing(rounds: int = 5) -> float:
 
 def tokenizing() -> list[Row]:
     from sd2_clip.sd2.sd2_tokenizer import SD2Tokenizer
-    from sd2_clip.sd2.vocabulary import clip_tokenizer
+    from sd2_clip.sd2.tokens.bpe import clip_tokenizer
 
     ours, one = SD2Tokenizer(), clip_tokenizer()
     library = one._tokenizer.encode

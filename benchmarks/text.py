@@ -13,10 +13,10 @@ import sys
 import time
 from collections.abc import Callable
 
-from sd2_clip.sd2.a1111 import parse_a1111
-from sd2_clip.sd2.reading import read
 from sd2_clip.sd2.sd2_tokenizer import SD2Tokenizer
-from sd2_clip.sd2.syntax import parse_comfy
+from sd2_clip.sd2.syntax.a1111 import parse_a1111
+from sd2_clip.sd2.syntax.comfy import parse_comfy
+from sd2_clip.sd2.tokens.tokenize_text import read
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 STEPS = 10

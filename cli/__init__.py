@@ -12,6 +12,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from types import ModuleType
 
 from ..version import __version__
 
@@ -25,6 +26,10 @@ COMMANDS = {
 }
 
 
+def _module(command: str) -> ModuleType:
+    return import_module(f".{command}_command", __package__)
+
+
 def build_parser(chosen: str | None) -> argparse.ArgumentParser:
     """The parser of all commands; only the *chosen* one's options are imported."""
     parser = argparse.ArgumentParser(
@@ -36,7 +41,7 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
     for name, help in COMMANDS.items():
         command = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
         if name == chosen:
-            import_module(f".{name}", __package__).add_arguments(command)
+            _module(name).add_arguments(command)
         command.add_argument("--debug", action="store_true", help="show tracebacks and details")
     return parser
 
@@ -53,11 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         format="%(levelname)s: %(message)s",
         level=logging.DEBUG if parsed.debug else logging.WARNING,
     )
-    from ..headless.errors import WorkflowError
+    from ..headless.workflow_errors import WorkflowError
     from ..sd2.errors import SD2ClipError
 
     try:
-        status: int = import_module(f".{parsed.command}", __package__).run(parsed)
+        status: int = _module(parsed.command).run(parsed)
     except BrokenPipeError:  # the reader of our output went away
         return 1
     except (SD2ClipError, WorkflowError, OSError) as error:

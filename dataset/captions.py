@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..host.folders import walk
+from ..host.model_folders import walk
 from ..sd2.errors import SD2ClipError
 
 COLUMNS = ("caption", "text", "prompt", "TEXT")

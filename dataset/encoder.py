@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
+from ..clip.load_clip import load_clip, parse_dtype
 from ..host.interface import Clip
-from ..loading import load_clip, parse_dtype
 from ..sd2.errors import OptionError, SD2ClipError
-from ..sd2.tokenizer import CONTEXT_LENGTH
-from ..sd2.vocabulary import clip_tokenizer
-from ..sd2.weighting import END_TOKEN, PAD_TOKEN, START_TOKEN
+from ..sd2.model.token_weights import END_TOKEN, PAD_TOKEN, START_TOKEN
+from ..sd2.tokens.bpe import clip_tokenizer
+from ..sd2.tokens.sd_tokenizer import CONTEXT_LENGTH
 
 STORES = ("fp16", "bf16", "fp32")
 ROOM = CONTEXT_LENGTH - 2

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..sd2.errors import SD2ClipError
-from ..sd2.writing import replacing
+from ..sd2.files.atomic_write import replacing
 from ..version import __version__
 
 MANIFEST = "manifest.json"

@@ -29,9 +29,9 @@ from typing import Any
 
 import torch
 
-from ..sd2.checkpoint import open_checkpoint
 from ..sd2.errors import OptionError, SD2ClipError
-from ..sd2.writing import check_writable, replacing, write_safetensors
+from ..sd2.files.atomic_write import check_writable, replacing, write_safetensors
+from ..sd2.files.checkpoint import open_checkpoint
 from .captions import Caption
 from .encoder import ROOM, CaptionEncoder, chunk
 from .manifest import begin, check_out, is_complete, write_manifest

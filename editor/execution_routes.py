@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from ..headless.execution import Executor
+from ..headless.execution.executor import Executor
 from .messages import BadRequestError, read_json, read_object, reply
 from .node_info import describe_node, describe_nodes
 from .prompt_queue import Job, PromptQueue

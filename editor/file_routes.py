@@ -9,8 +9,8 @@ from typing import Any
 
 from aiohttp import web
 
-from ..host.folders import weight_files
 from ..host.interface import Host
+from ..host.model_folders import weight_files
 from .messages import BadRequestError, reply
 from .storage import inside, write_atomically
 from .user_routes import sandboxed

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from .errors import EditorError
+from .editor_errors import EditorError
 
 PACKAGE = "comfyui_frontend_package"
 

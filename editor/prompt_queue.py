@@ -14,8 +14,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..headless.execution import Execution, Executor
-from ..headless.validation import Validation
+from ..headless.execution.executor import Execution, Executor
+from ..headless.validation.validate import Validation
 
 log = logging.getLogger("sd2_clip")
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from aiohttp import web
 
-from ..headless.execution import Executor
+from ..headless.execution.executor import Executor
 from ..host.interface import Host
-from .errors import EditorError
+from .editor_errors import EditorError
 from .execution_routes import ExecutionRoutes
 from .file_routes import FileRoutes
 from .frontend import add_frontend, core_scripts

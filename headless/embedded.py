@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import NotAWorkflowError
+from .workflow_errors import NotAWorkflowError
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import BrokenWorkflowError, NotAWorkflowError
+from .workflow_errors import BrokenWorkflowError, NotAWorkflowError
 
 
 @dataclass(frozen=True, slots=True)

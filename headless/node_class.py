@@ -9,8 +9,8 @@ from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
 
-from .errors import NodeContractError
 from .graph import Link, Node, Value
+from .workflow_errors import NodeContractError
 
 NO_OPTIONS: Mapping[str, Any] = {}
 

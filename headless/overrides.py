@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .errors import OverrideError
 from .graph import Node, parse_link, parse_prompt, unwrap_prompt
 from .node_class import InputSpec, NodeClasses
+from .workflow_errors import OverrideError
 
 
 def apply_overrides(

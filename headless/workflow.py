@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .editor_format.to_prompt import convert_ui_workflow
 from .embedded import embedded_texts
-from .errors import NotAWorkflowError, WorkflowError
 from .graph import is_ui_workflow, parse_prompt, unwrap_prompt
 from .node_class import NodeClasses
-from .ui_format import convert_ui_workflow
+from .workflow_errors import NotAWorkflowError, WorkflowError
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..sd2.errors import SD2ClipError
-from .folders import WEIGHT_SUFFIXES
 from .interface import Clip, Placement, WeightChange
+from .model_folders import WEIGHT_SUFFIXES
 
 if TYPE_CHECKING:
     import torch
@@ -127,7 +127,7 @@ class StandaloneHost:
         layer_idx: int | None,
         model_options: Mapping[str, Any],
     ) -> Clip:
-        from ..sd2.recall import Recall
+        from ..sd2.model.encode_cache import Recall
         from ..sd2.sd2_clip import build_text_encoder
         from ..sd2.sd2_tokenizer import SD2Tokenizer
         from .standalone_clip import StandaloneClip

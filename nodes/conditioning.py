@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import host
-from ..host.folders import ModelNotFoundError, locate, weight_files
+from ..host.model_folders import ModelNotFoundError, locate, weight_files
 
 if TYPE_CHECKING:
     from ..host.interface import Conditioning
@@ -68,7 +68,7 @@ class SaveSD2Conditioning:
         prompt: Any = None,
         extra_pnginfo: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
-        from ..provenance import save_with_record
+        from ..clip.provenance import save_with_record
 
         workflow: dict[str, str] = {}
         if prompt is not None and host.current().embeds_workflows():
@@ -130,6 +130,6 @@ class LoadSD2Conditioning:
         return [stat.st_mtime_ns, stat.st_size]
 
     def load(self, conditioning_name: str) -> tuple[Conditioning]:
-        from ..sd2.conditioning import load_conditioning
+        from ..clip.conditioning_file import load_conditioning
 
         return (load_conditioning(_path(conditioning_name)),)

@@ -26,7 +26,7 @@ def _text_input() -> tuple[str, dict[str, Any]]:
 
 
 def _syntax_input() -> tuple[list[str], dict[str, Any]]:
-    from ..sd2.reading import SYNTAXES
+    from ..sd2.tokens.tokenize_text import SYNTAXES
 
     return (
         list(SYNTAXES),
@@ -55,8 +55,8 @@ class EncodeSD2Text:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        from ..sd2.reading import CHUNK_SPLITS, MOST_STEPS
-        from ..sd2.weighting import MASKINGS, TOKEN_NORMALIZATIONS, WEIGHT_INTERPRETATIONS
+        from ..sd2.model.token_weights import MASKINGS, TOKEN_NORMALIZATIONS, WEIGHT_INTERPRETATIONS
+        from ..sd2.tokens.tokenize_text import CHUNK_SPLITS, MOST_STEPS
 
         return {
             "required": {"clip": CLIP_INPUT, "text": _text_input()},
@@ -125,7 +125,7 @@ class EncodeSD2Text:
         cls, text: str | None = None, syntax: str | None = "comfy", **_others: Any
     ) -> Any:
         # A textual inversion that was edited is read again.
-        from ..encoding import embeddings_identity
+        from ..clip.encode_text import embeddings_identity
 
         return embeddings_identity(text, syntax)
 
@@ -141,7 +141,7 @@ class EncodeSD2Text:
         chunk_split: str = "tokens",
         masking: str = "compatible",
     ) -> tuple[Conditioning, str]:
-        from ..encoding import encode_text
+        from ..clip.encode_text import encode_text
 
         encoded = encode_text(
             clip,
@@ -182,12 +182,12 @@ class InspectSD2Text:
         cls, text: str | None = None, syntax: str | None = "comfy", **_others: Any
     ) -> Any:
         # A textual inversion that was edited is read again.
-        from ..encoding import embeddings_identity
+        from ..clip.encode_text import embeddings_identity
 
         return embeddings_identity(text, syntax)
 
     def inspect(self, clip: Clip, text: str, syntax: str = "comfy") -> dict[str, Any]:
-        from ..encoding import read_text
+        from ..clip.encode_text import read_text
 
         table = read_text(clip, text, syntax=syntax).table()
         return {"ui": {"text": [table]}, "result": (table,)}

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from .. import host
-from ..host.folders import CLIP_KINDS, list_models, resolve_model
+from ..host.model_folders import CLIP_KINDS, list_models, resolve_model
 from ..sd2.errors import SD2ClipError
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class LoadSD2CLIP:
     @classmethod
     def IS_CHANGED(cls, clip_name: str | None, **_others: Any) -> Any:
         # A file that was replaced under its name is loaded again.
-        from ..sd2.checkpoint import identity
+        from ..sd2.files.checkpoint import identity
 
         if clip_name is None:
             return float("nan")
@@ -114,7 +114,7 @@ class LoadSD2CLIP:
         device: str = "auto",
         dtype: str = "auto",
     ) -> tuple[Clip, str]:
-        from ..loading import load_clip
+        from ..clip.load_clip import load_clip
 
         clip = load_clip(
             resolve_model(host.current(), CLIP_KINDS, clip_name),

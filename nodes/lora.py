@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .. import host
-from ..host.folders import list_models, resolve_model
+from ..host.model_folders import list_models, resolve_model
 from ..sd2.errors import SD2ClipError
 
 if TYPE_CHECKING:
@@ -68,14 +68,14 @@ class LoadSD2CLIPLora:
 
     @classmethod
     def IS_CHANGED(cls, lora_name: str | None, **_: Any) -> Any:
-        from ..sd2.checkpoint import identity
+        from ..sd2.files.checkpoint import identity
 
         if lora_name is None:
             return float("nan")
         return identity(resolve_model(host.current(), LORA_KINDS, lora_name))
 
     def load(self, clip: Clip, lora_name: str, strength: float = 1.0) -> tuple[Clip, str]:
-        from ..sd2.lora import read_lora
+        from ..sd2.lora.lora_file import read_lora
 
         shapes = {name: tuple(t.shape) for name, t in clip.cond_stage_model.state_dict().items()}
         lora = read_lora(resolve_model(host.current(), LORA_KINDS, lora_name), shapes)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .config import load_config
 from .errors import OptionError
-from .sd_clip import LOGIT_SCALE, SD1ClipModel, SDClipModel
+from .model.sd_clip import LOGIT_SCALE, SD1ClipModel, SDClipModel
 
 ARCH = "ViT-H-14"
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .tokenizer import SD1Tokenizer, SDTokenizer
+from .tokens.sd_tokenizer import SD1Tokenizer, SDTokenizer
 
 
 class SD2ClipHTokenizer(SDTokenizer):

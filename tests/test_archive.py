@@ -70,8 +70,8 @@ def test_the_archive_holds_what_the_plugin_needs_and_no_more():
     files = archive_files()
     top = {name.split("/")[0] for name in files}
     assert top == {
-        "__init__.py", "encoding.py", "loading.py", "provenance.py", "routes.py", "version.py",
-        "nodes", "sd2", "host", "js", "locales", "example_workflows",
+        "__init__.py", "version.py",
+        "nodes", "clip", "sd2", "host", "js", "locales", "example_workflows",
         "README.md", "CHANGELOG.md", "LICENSE", "NOTICE", "pyproject.toml", "requirements.txt",
     }  # fmt: skip
     assert not [name for name in files if "standalone" in name]

@@ -7,9 +7,10 @@ from pathlib import Path
 import layouts
 import pytest
 from node_descriptions import EXAMPLE_FILES, core_node_classes
-from sd2_clip import NODE_CLASS_MAPPINGS, loading
-from sd2_clip.headless.execution import Executor
-from sd2_clip.headless.ui_format import convert_ui_workflow
+from sd2_clip import NODE_CLASS_MAPPINGS
+from sd2_clip.clip import load_clip
+from sd2_clip.headless.editor_format.to_prompt import convert_ui_workflow
+from sd2_clip.headless.execution.executor import Executor
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = {path.stem: path for path in sorted((ROOT / "example_workflows").glob("*.json"))}
@@ -91,8 +92,8 @@ def is_ours_alone(name):
 def test_runs_on_a_small_encoder(name, standalone, tmp_path, monkeypatch):
     checkpoint = tmp_path / EXAMPLE_FILES[0]
     layouts.save_safetensors(layouts.canonical_encoder(), checkpoint)
-    small = partial(loading.load_clip, model_options={"clip_h_model_config": layouts.TINY_CONFIG})
-    monkeypatch.setattr(loading, "load_clip", small)
+    small = partial(load_clip.load_clip, model_options={"clip_h_model_config": layouts.TINY_CONFIG})
+    monkeypatch.setattr(load_clip, "load_clip", small)
     executor = Executor(NODE_CLASS_MAPPINGS)
     validation = executor.validate(prompt(name))
     assert list(validation.lines()) == []

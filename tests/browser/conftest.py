@@ -111,7 +111,7 @@ def opened(
     from editor_server import make_editor, serving
     from sd2_clip import NODE_CLASS_MAPPINGS
     from sd2_clip.editor.frontend import find_frontend
-    from sd2_clip.routes import ROUTES
+    from sd2_clip.nodes.panel_routes import ROUTES
 
     name, version, is_html = variant
     frontend = find_frontend() if version is None else old_frontends()[version]

@@ -14,10 +14,10 @@ from browser_models import write_hollow
 from model_shapes import SD2_CONFIG
 from safetensors import safe_open
 from safetensors.torch import load_file
+from sd2_clip.clip.conditioning_file import load_conditioning
 from sd2_clip.dataset import EncodedCaptions
-from sd2_clip.sd2.conditioning import load_conditioning
 from sd2_clip.sd2.config import load_config
-from sd2_clip.sd2.naming import text_model_shapes
+from sd2_clip.sd2.detection.state_dict_keys import text_model_shapes
 
 ROOT = Path(__file__).parents[2]
 WORKFLOW = ROOT / "tests/workflows/first_steps.json"

@@ -1,7 +1,7 @@
 import pytest
 from fake_graph import node
-from sd2_clip.headless.errors import BrokenWorkflowError, NotAWorkflowError
 from sd2_clip.headless.graph import BadLink, Link, Value, parse_prompt
+from sd2_clip.headless.workflow_errors import BrokenWorkflowError, NotAWorkflowError
 
 
 @pytest.mark.parametrize(

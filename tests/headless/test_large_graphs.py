@@ -2,8 +2,8 @@
 
 import pytest
 from fake_graph import NODES, chain, fake_node, node
-from sd2_clip.headless.execution import Executor
-from sd2_clip.headless.validation import validate
+from sd2_clip.headless.execution.executor import Executor
+from sd2_clip.headless.validation.validate import validate
 
 SIZE = 20_000
 

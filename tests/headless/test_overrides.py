@@ -1,7 +1,7 @@
 import pytest
 from fake_graph import NODES, fake_node, node
-from sd2_clip.headless.errors import OverrideError
 from sd2_clip.headless.overrides import apply_overrides
+from sd2_clip.headless.workflow_errors import OverrideError
 
 CLASSES = {
     **NODES,

@@ -19,9 +19,9 @@ import tiny
 import torch
 from sd2_clip import host as hosts
 from sd2_clip.host.interface import Placement
-from sd2_clip.sd2 import operations
 from sd2_clip.sd2.errors import OptionError, SD2ClipError
-from sd2_clip.sd2.lora_changes import Change, LowRank
+from sd2_clip.sd2.lora.weight_adapters import Change, LowRank
+from sd2_clip.sd2.model import ops as operations
 
 CPU = torch.device("cpu")
 GPU0, GPU1 = torch.device("cuda", 0), torch.device("cuda", 1)

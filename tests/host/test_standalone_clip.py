@@ -4,7 +4,7 @@ import pytest
 import tiny
 import torch
 from sd2_clip.host.standalone_clip import StandaloneClip
-from sd2_clip.sd2.recall import Recall
+from sd2_clip.sd2.model.encode_cache import Recall
 from sd2_clip.sd2.sd2_tokenizer import SD2Tokenizer
 
 TEXT = "a (cat:1.2)"

@@ -7,8 +7,8 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
-from sd2_clip import loading
-from sd2_clip.encoding import embeddings_identity, encode_text, layer_text, read_text
+from sd2_clip.clip import load_clip
+from sd2_clip.clip.encode_text import embeddings_identity, encode_text, layer_text, read_text
 from sd2_clip.nodes.encode import EncodeSD2Text, InspectSD2Text
 from sd2_clip.sd2.errors import OptionError
 
@@ -19,7 +19,7 @@ LONG = "(a:1.2)(b:1.4)(c:0.8) " * 30
 
 @pytest.fixture
 def clip(standalone, tmp_path):
-    return loading.load_clip(
+    return load_clip.load_clip(
         tiny.GOLDEN / "tiny_text_encoder.safetensors",
         embedding_directory=tiny.GOLDEN / "embeddings",
         device="cpu",
@@ -185,7 +185,7 @@ def test_unknown_options_are_refused(options, clip):
 
 
 def test_layer_all_cannot_be_weighted_otherwise(standalone):
-    clip = loading.load_clip(
+    clip = load_clip.load_clip(
         tiny.GOLDEN / "tiny_text_encoder.safetensors",
         device="cpu",
         layer="all",

@@ -11,10 +11,11 @@ import layouts
 import pytest
 import torch
 from safetensors import safe_open
-from sd2_clip import NODE_CLASS_MAPPINGS, loading
-from sd2_clip.encoding import WrongClipError
-from sd2_clip.host.folders import ModelNotFoundError
-from sd2_clip.sd2.conditioning import ConditioningError
+from sd2_clip import NODE_CLASS_MAPPINGS
+from sd2_clip.clip import load_clip
+from sd2_clip.clip.conditioning_file import ConditioningError
+from sd2_clip.clip.encode_text import WrongClipError
+from sd2_clip.host.model_folders import ModelNotFoundError
 
 TEXT = "a (cat:1.2) and embedding:style"
 
@@ -31,7 +32,7 @@ def clip(standalone, tmp_path, monkeypatch):
     layouts.save_safetensors(layouts.canonical_encoder(), models / "clip/sd2.safetensors")
     rows = torch.randn(2, layouts.TINY_CONFIG["hidden_size"])
     layouts.save_safetensors({"emb_params": rows}, models / "embeddings/style.safetensors")
-    return loading.load_clip(
+    return load_clip.load_clip(
         models / "clip/sd2.safetensors",
         device="cpu",
         model_options={"clip_h_model_config": layouts.TINY_CONFIG},
@@ -304,7 +305,7 @@ def test_the_loader_checks_names_and_devices_itself(inputs, fault, clip):
 
 
 def test_the_record_names_the_type_that_weights_are_stored_in(clip, nodes, tmp_path):
-    half = loading.load_clip(
+    half = load_clip.load_clip(
         tmp_path / "models/clip/sd2.safetensors",
         device="cpu",
         dtype="fp16",

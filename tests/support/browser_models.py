@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from sd2_clip.cli.demo import random_state_dict
+from sd2_clip.cli.demo_command import random_state_dict
 
 GOOD, SHORT, WRONG = "sd2-random.safetensors", "sd2-23-layers.safetensors", "v1-5.safetensors"
 

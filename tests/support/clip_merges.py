@@ -1,6 +1,6 @@
-"""How ``sd2/clip_merges.txt.gz`` is made from OpenAI's ``bpe_simple_vocab_16e6.txt.gz``.
+"""How ``sd2/tokens/clip_merges.txt.gz`` is made from OpenAI's ``bpe_simple_vocab_16e6.txt.gz``.
 
-    python tests/support/clip_merges.py bpe_simple_vocab_16e6.txt.gz sd2/clip_merges.txt.gz
+    python tests/support/clip_merges.py bpe_simple_vocab_16e6.txt.gz sd2/tokens/clip_merges.txt.gz
 
 The source is in OpenAI's CLIP repository (``clip/``) and in every open_clip wheel. It holds
 262,145 lines; CLIP's vocabulary uses the first 48,894 merges, and the rest of the 49,408 tokens

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from sd2_clip.loading import load_clip
+from sd2_clip.clip.load_clip import load_clip
 from sd2_clip.sd2.sd2_clip import SD2ClipModel, build_text_encoder
 
 GOLDEN = Path(__file__).parent.parent / "data" / "golden"

@@ -1,0 +1,93 @@
+"""``sd2-clip demo``: a first prompt encoded, with a real checkpoint or with random weights."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import host
+from ..host.standalone import StandaloneHost
+from ..sd2.errors import OptionError
+from ..sd2.files.atomic_write import check_writable, write_safetensors
+from .run_command import run_workflow
+
+if TYPE_CHECKING:
+    import torch
+
+WORKFLOW = Path(__file__).parent.parent / "example_workflows" / "first_steps.json"
+
+RANDOM_FILE = "sd2-RANDOM-WEIGHTS-demo.safetensors"
+
+SEED = 2
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        type=Path,
+        help="a real SD2 file; without it an encoder with random weights is made (0.7 GB)",
+    )
+    parser.add_argument(
+        "--output", metavar="DIR", type=Path, default=Path("demo"), help="where to write (./demo)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    check_writable(arguments.output)
+    checkpoint: Path | None = arguments.checkpoint
+    if checkpoint is None:
+        checkpoint = arguments.output / "models" / "text_encoders" / RANDOM_FILE
+        if not checkpoint.exists():
+            write_random_encoder(checkpoint)
+        print(
+            "NOTE: no checkpoint was given. This encoder has RANDOM WEIGHTS: the conditioning has "
+            "the right shape and means nothing. Give a real one with --checkpoint FILE."
+        )
+    elif not checkpoint.exists():
+        raise OptionError(f"{checkpoint}: no such file.")
+    host.use(StandaloneHost([checkpoint.parent], output=arguments.output))
+    run_workflow(WORKFLOW, [f"LoadSD2CLIP.clip_name={checkpoint.name}"])
+    return 0
+
+
+def write_random_encoder(path: Path) -> None:
+    """A full-size text encoder in fp16 with seeded random weights, plainly labelled as such."""
+    from ..clip.load_clip import RANDOM_WEIGHTS_KEY
+
+    print(f"making an encoder with random weights: {path} (0.7 GB, once)", file=sys.stderr)
+    metadata = {"format": "pt", RANDOM_WEIGHTS_KEY: f"seed {SEED}: the results mean nothing"}
+    write_safetensors(path, random_state_dict(), metadata)
+
+
+def random_state_dict() -> dict[str, torch.Tensor]:
+    """Random tensors of the size that open_clip's initialisation gives, in fp16."""
+    import torch
+
+    from ..sd2.sd2_clip import SD2ClipModel
+
+    layout = SD2ClipModel(device="meta").clip_h.transformer.state_dict()
+    width = layout["text_model.final_layer_norm.weight"].shape[0]
+    layers = 1 + max(int(name.split(".")[3]) for name in layout if ".layers." in name)
+    residual = (2 * layers) ** -0.5  # keeps the sum over all blocks at a block's size
+    deviations = {
+        "token_embedding": 0.02,
+        "position_embedding": 0.01,
+        "out_proj": width**-0.5 * residual,
+        "fc1": (2 * width) ** -0.5,
+        "fc2": width**-0.5 * residual,
+    }
+    generator = torch.Generator().manual_seed(SEED)
+    state_dict = {}
+    for name, tensor in layout.items():
+        kind = name.split(".")[-2]
+        if name.endswith(".bias"):
+            state_dict[name] = torch.zeros(tensor.shape, dtype=torch.float16)
+        elif "norm" in kind:
+            state_dict[name] = torch.ones(tensor.shape, dtype=torch.float16)
+        else:
+            values = torch.randn(tensor.shape, generator=generator)
+            state_dict[name] = (values * deviations.get(kind, width**-0.5)).half()
+    return state_dict

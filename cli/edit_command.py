@@ -1,0 +1,81 @@
+"""``sd2-clip edit``: the ComfyUI editor over our nodes, in the browser."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import webbrowser
+from pathlib import Path
+
+from .. import NODE_CLASS_MAPPINGS, host
+from ..host.standalone import StandaloneHost
+from .run_command import add_host_arguments
+
+PACK_NAME = "sd2-clip"
+FIRST_WORKFLOW = "first_steps"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_host_arguments(parser)
+    parser.add_argument("--port", type=int, default=8188, help="0 takes a free one (8188)")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="the address to serve on; anyone who reaches it can run workflows (127.0.0.1)",
+    )
+    parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
+    parser.add_argument(
+        "--user",
+        metavar="DIR",
+        type=Path,
+        default=Path("user") / "default",
+        help="where settings and saved workflows are kept (user/default, as in ComfyUI)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    try:
+        from ..editor.server import Editor, serve
+    except ModuleNotFoundError as error:
+        if error.name != "aiohttp":
+            raise
+        print(
+            "sd2-clip edit: aiohttp is not installed. Install the editor with: "
+            "pip install '.[editor]' in the folder of SD2 CLIP.",
+            file=sys.stderr,
+        )
+        return 1
+    from ..editor.editor_errors import EditorError
+    from ..editor.frontend import find_frontend
+    from ..editor.pack import Pack
+    from ..nodes.panel_routes import ROUTES
+    from ..version import __version__
+
+    models = arguments.models or [path for path in (Path("models"),) if path.is_dir()]
+    host.use(StandaloneHost(models, output=arguments.output, device=arguments.device))
+    first_time = not arguments.user.exists()
+
+    def ready(address: str) -> None:
+        print(f"The editor is at {address}  (Ctrl-C stops it)", flush=True)
+        if not models:
+            print("No models folder was given (--models DIR): the loader's list is empty.")
+        if not arguments.no_browser:
+            # Who has no workflow yet begins with ours.
+            start = f"?template={FIRST_WORKFLOW}&source={PACK_NAME}" if first_time else ""
+            webbrowser.open(address + start)
+
+    try:
+        editor = Editor(
+            node_classes=NODE_CLASS_MAPPINGS,
+            routes=ROUTES,
+            pack=Pack(PACK_NAME, Path(__file__).parent.parent),
+            host=host.current(),
+            user=arguments.user,
+            frontend=find_frontend(),
+            version=f"sd2-clip {__version__}",
+        )
+        serve(editor, host=arguments.host, port=arguments.port, on_ready=ready)
+    except EditorError as error:
+        print(f"sd2-clip edit: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,22 @@
+"""``sd2-clip inspect FILE``: what a model file holds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from ..sd2.detection.detect import detect
+from ..sd2.detection.placeholder_weights import without_dead_parts
+from ..sd2.files.checkpoint import open_checkpoint
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="a model file or a diffusers folder")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    checkpoint = open_checkpoint(arguments.file)
+    found = without_dead_parts(checkpoint, detect(checkpoint))
+    print(json.dumps(found.as_json(), indent=2) if arguments.json else found.describe())
+    return 0

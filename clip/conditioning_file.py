@@ -1,0 +1,186 @@
+"""Conditioning on disk: one safetensors file that says how it was made.
+
+Tensors are ``<entry>.cond`` and ``<entry>.<option>``; everything else lies in the metadata as JSON
+under ``sd2_clip``, so that any safetensors reader can use the file. What JSON lacks is tagged:
+``{"$tensor": name}``, ``{"$tuple": […]}``, ``{"$float": "nan"}``, ``{"$dict": [[key, value], …]}``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from ..sd2.errors import SD2ClipError
+from ..sd2.files.atomic_write import write_safetensors
+
+FORMAT = "sd2_clip.conditioning/1"
+
+_TIMES = {
+    "year": "%Y",
+    "month": "%m",
+    "day": "%d",
+    "hour": "%H",
+    "minute": "%M",
+    "second": "%S",
+}
+
+
+class ConditioningError(SD2ClipError):
+    """Conditioning that cannot be saved, or a file that holds none."""
+
+
+class _Tensors(dict[str, torch.Tensor]):
+    """The tensors of a file, each under a name of its own."""
+
+    def keep(self, name: str, tensor: torch.Tensor) -> str:
+        while name in self:  # an option may be called "cond", or have dots in its name
+            name += "_"
+        # A copy of its own: safetensors refuses tensors that share memory, such as one pooled
+        # vector in two entries.
+        self[name] = tensor.detach().cpu().contiguous().clone()
+        return name
+
+
+def _to_json(value: Any, where: str, tensors: _Tensors) -> Any:
+    """*value* as JSON that ``_from_json`` turns back into it; tensors go into *tensors*."""
+    if isinstance(value, torch.Tensor):
+        return {"$tensor": tensors.keep(where, value)}
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"$float": str(value)}
+    if isinstance(value, (list, tuple)):
+        items = [_to_json(item, f"{where}.{i}", tensors) for i, item in enumerate(value)]
+        return {"$tuple": items} if isinstance(value, tuple) else items
+    if isinstance(value, Mapping):
+        if all(isinstance(key, str) and not key.startswith("$") for key in value):
+            return {key: _to_json(item, f"{where}.{key}", tensors) for key, item in value.items()}
+        pairs = [[key, item] for key, item in value.items()]
+        return {"$dict": _to_json(pairs, where, tensors)}
+    if type(value).__module__ == "numpy" and hasattr(value, "item") and not value.shape:
+        return _to_json(value.item(), where, tensors)
+    raise ConditioningError(
+        f"This conditioning cannot be saved: its {where.partition('.')[2]!r} is a "
+        f"{type(value).__name__}, which lives in a running workflow only. Save the conditioning "
+        "before the node that adds it (such as ControlNet or hooks)."
+    )
+
+
+def _from_json(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_from_json(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    tag: str
+    inner: Any
+    tag, inner = next(iter(value.items())) if len(value) == 1 else ("", None)
+    if tag == "$tensor":
+        return tensors[inner]
+    if tag == "$float":
+        return float(inner)
+    if tag == "$tuple":
+        return tuple(_from_json(inner, tensors))
+    if tag == "$dict":
+        return dict(_from_json(inner, tensors))
+    return {key: _from_json(item, tensors) for key, item in value.items()}
+
+
+def save_conditioning(
+    path: Path, conditioning: list[list[Any]], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write *conditioning* to *path*, whole or not at all; what was there is replaced.
+
+    *metadata* goes into the file beside ours (ComfyUI's ``prompt`` and ``workflow``).
+    """
+    tensors = _Tensors()
+    entries = [
+        {
+            "cond": tensors.keep(f"{index}.cond", cond),
+            "options": {
+                key: _to_json(value, f"{index}.{key}", tensors) for key, value in options.items()
+            },
+        }
+        for index, (cond, options) in enumerate(conditioning)
+    ]
+    if not entries:
+        raise ConditioningError("There is no conditioning to save: the list is empty.")
+    about = json.dumps({"format": FORMAT, "entries": entries}, allow_nan=False)
+    write_safetensors(path, tensors, {**(metadata or {}), "sd2_clip": about})
+
+
+def load_conditioning(path: Path) -> list[list[Any]]:
+    """What ``save_conditioning`` wrote, as it was: order, options, tensors and their dtypes."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ConditioningError(f"{path} cannot be read as conditioning: {error}") from error
+    try:
+        about = json.loads(metadata["sd2_clip"])
+        known = about["format"] == FORMAT
+    except (KeyError, TypeError, ValueError):
+        known = False
+    if not known:
+        first = ", ".join(list(tensors)[:3]) or "no tensors"
+        raise ConditioningError(
+            f"{path} is a safetensors file, but no conditioning saved by Save SD2 Conditioning "
+            f"(it holds {first}). Choose a file which that node wrote."
+        )
+    try:
+        return [
+            [tensors[entry["cond"]], _from_json(entry["options"], tensors)]
+            for entry in about["entries"]
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConditioningError(
+            f"{path} is conditioning, but damaged: {error!r} is missing or wrong in it. Save it "
+            "again."
+        ) from error
+
+
+def save_numbered(
+    folder: Path, prefix: str, conditioning: list[list[Any]], metadata: Mapping[str, str]
+) -> Path:
+    """Save as the next ``<prefix>_00001_.safetensors`` below *folder*; returns its path.
+
+    Numbers count as in ComfyUI, and no file is ever replaced, whoever else saves at the time.
+    *prefix* may name folders below *folder*, with either separator, and hold ComfyUI's ``%year%``,
+    ``%month%``, ``%day%``, ``%hour%``, ``%minute%`` and ``%second%``.
+    """
+    now = time.localtime()
+    for word, code in _TIMES.items():
+        prefix = prefix.replace(f"%{word}%", time.strftime(code, now))
+    root = os.path.abspath(folder)
+    target = Path(os.path.abspath(folder / prefix.replace("\\", "/")))
+    if str(target) == root or not target.is_relative_to(root) or ":" in prefix:
+        raise ConditioningError(
+            f"filename_prefix {prefix!r} leads out of the output folder {folder} or names no file. "
+            "Use a name such as conditioning/sd2."
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    pattern = re.compile(re.escape(target.name) + r"_(\d+)_\.safetensors", re.IGNORECASE)
+    taken = [int(m[1]) for m in map(pattern.fullmatch, os.listdir(target.parent)) if m]
+    number = max(taken, default=0)
+    while True:
+        number += 1
+        path = target.with_name(f"{target.name}_{number:05}_.safetensors")
+        try:
+            path.touch(exist_ok=False)  # ours from here on
+        except FileExistsError:
+            continue
+        try:
+            save_conditioning(path, conditioning, metadata)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        return path

@@ -1,0 +1,200 @@
+"""The editor's saved workflow as it stands in the file: nodes, links, subgraph definitions.
+
+Schema 0.4 (links as arrays) and 1 (links as objects), any mixture of them, ids as numbers or text.
+Nothing is interpreted here; ``ui_format`` does that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from ..workflow_errors import BrokenWorkflowError
+
+INPUT_NODE = "-10"
+"""The id that stands for a subgraph's inputs as the origin of links inside it."""
+
+OUTPUT_NODE = "-20"
+"""The id that stands for a subgraph's outputs as the target of links inside it."""
+
+MUTED = 2
+BYPASSED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class UiInput:
+    """A socket. ``link`` is the id of the link that ends here."""
+
+    name: str
+    type: str
+    link: str | None
+    widget: str | None = None
+    """The widget that this socket stands for, if it is one that could hold a value instead."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class UiNode:
+    id: str
+    type: str
+    title: str | None
+    mode: int
+    inputs: tuple[UiInput, ...]
+    output_types: tuple[str, ...]
+    values: list[Any] | dict[str, Any] | None
+    """``widgets_values``: by position, or from some packs by name."""
+    named_values: dict[str, Any] | None
+    """``widgets_values_named``, which new editors save beside it."""
+    proxy_widgets: tuple[tuple[str, str], ...]
+    """On a subgraph's instance: node id and widget name of the inner widgets shown on it."""
+
+    def input(self, name: str) -> UiInput | None:
+        return next((entry for entry in self.inputs if entry.name == name), None)
+
+    @property
+    def label(self) -> str:
+        return f"node {self.id} ({self.title or self.type})"
+
+
+@dataclass(frozen=True, slots=True)
+class UiLink:
+    origin_id: str
+    origin_slot: int
+    target_id: str
+    target_slot: int
+
+
+@dataclass(frozen=True)
+class UiGraph:
+    """The workflow itself, or the inside of a subgraph."""
+
+    nodes: dict[str, UiNode]
+    links: dict[str, UiLink]
+    name: str = ""
+    input_names: tuple[str, ...] = ()
+    output_links: tuple[str | None, ...] = ()
+    """For each output of a subgraph, the link that feeds it."""
+
+    @cached_property
+    def links_from_inputs(self) -> dict[int, list[str]]:
+        """For each input of a subgraph, the ids of the links that start there."""
+        found: dict[int, list[str]] = {}
+        for link_id, link in self.links.items():
+            if link.origin_id == INPUT_NODE:
+                found.setdefault(link.origin_slot, []).append(link_id)
+        return found
+
+
+@dataclass(frozen=True)
+class UiDocument:
+    root: UiGraph
+    subgraphs: dict[str, UiGraph] = field(default_factory=dict)
+    group_nodes: frozenset[str] = frozenset()
+    """Names of the group nodes of old editors (2024), which subgraphs replaced."""
+
+
+def read_ui_document(document: Mapping[str, Any]) -> UiDocument:
+    """Read a saved workflow.
+
+    Raises:
+        BrokenWorkflowError: naming the node or link that cannot be read.
+    """
+    subgraphs = {}
+    pending = [document]
+    while pending:
+        definitions = _mapping(pending.pop().get("definitions"))
+        for definition in _list(definitions.get("subgraphs")):
+            definition = _mapping(definition)
+            subgraphs[str(definition.get("id"))] = _read_graph(definition)
+            pending.append(definition)
+    groups = _mapping(_mapping(document.get("extra")).get("groupNodes"))
+    return UiDocument(_read_graph(document), subgraphs, frozenset(groups))
+
+
+def _read_graph(graph: Mapping[str, Any]) -> UiGraph:
+    nodes = {}
+    for raw in _list(graph.get("nodes")):
+        node = _read_node(raw)
+        if node.id in nodes:
+            raise BrokenWorkflowError(f"{node.label}: there is a second node with this id")
+        nodes[node.id] = node
+    links = dict(_read_links(graph.get("links")))
+    into_outputs = {
+        link.target_slot: link_id
+        for link_id, link in links.items()
+        if link.target_id == OUTPUT_NODE
+    }
+    outputs = _list(graph.get("outputs"))
+    return UiGraph(
+        nodes=nodes,
+        links=links,
+        name=str(graph.get("name") or ""),
+        input_names=tuple(str(_mapping(slot).get("name")) for slot in _list(graph.get("inputs"))),
+        output_links=tuple(into_outputs.get(slot) for slot in range(len(outputs))),
+    )
+
+
+def _read_node(raw: Any) -> UiNode:
+    if not isinstance(raw, Mapping) or "id" not in raw or not isinstance(raw.get("type"), str):
+        raise BrokenWorkflowError(f"a node has no id or no type: {str(raw)[:100]}")
+    values = raw.get("widgets_values")
+    named = raw.get("widgets_values_named")
+    title = raw.get("title")
+    mode = raw.get("mode")
+    return UiNode(
+        id=str(raw["id"]),
+        type=raw["type"],
+        title=title if isinstance(title, str) and title else None,
+        mode=mode if isinstance(mode, int) else 0,
+        inputs=tuple(_read_input(entry) for entry in _list(raw.get("inputs"))),
+        output_types=tuple(_type(_mapping(entry)) for entry in _list(raw.get("outputs"))),
+        values=values if isinstance(values, (list, dict)) else None,
+        named_values=named if isinstance(named, dict) else None,
+        proxy_widgets=tuple(
+            (str(entry[0]), str(entry[1]))
+            for entry in _list(_mapping(raw.get("properties")).get("proxyWidgets"))
+            if isinstance(entry, list) and len(entry) >= 2
+        ),
+    )
+
+
+def _read_input(raw: Any) -> UiInput:
+    raw = _mapping(raw)
+    link, widget = raw.get("link"), raw.get("widget")
+    return UiInput(
+        name=str(raw.get("name") or ""),
+        type=_type(raw),
+        link=None if link is None else str(link),
+        widget=str(widget["name"]) if isinstance(widget, Mapping) and "name" in widget else None,
+    )
+
+
+def _type(slot: Mapping[str, Any]) -> str:
+    """A slot's type; the wildcard if it states none, a combo if it lists choices."""
+    found = slot.get("type")
+    if isinstance(found, list):
+        return "COMBO"
+    return found if isinstance(found, str) else "*"
+
+
+def _read_links(raw: Any) -> Iterator[tuple[str, UiLink]]:
+    for link in raw.values() if isinstance(raw, Mapping) else _list(raw):
+        if link is None:
+            continue
+        if isinstance(link, Mapping):
+            keys = ("id", "origin_id", "origin_slot", "target_id", "target_slot")
+            parts = [link.get(key) for key in keys]
+        else:
+            parts = _list(link)[:5]
+        if len(parts) < 5 or not isinstance(parts[2], int) or not isinstance(parts[4], int):
+            raise BrokenWorkflowError(f"a link cannot be read: {str(link)[:100]}")
+        yield str(parts[0]), UiLink(str(parts[1]), parts[2], str(parts[3]), parts[4])
+
+
+def _list(raw: Any) -> list[Any]:
+    return raw if isinstance(raw, list) else []
+
+
+def _mapping(raw: Any) -> Mapping[str, Any]:
+    return raw if isinstance(raw, Mapping) else {}

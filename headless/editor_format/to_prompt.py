@@ -1,0 +1,285 @@
+"""The editor's saved workflow, of any age -> a prompt in API format.
+
+What the editor does when it queues a prompt: notes, reroutes and primitives vanish, muted nodes
+and all their links too, bypassed nodes hand an input on, subgraphs unfold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..graph import Link, Value
+from ..node_class import NodeClasses
+from ..workflow_errors import BrokenWorkflowError
+from .document import (
+    BYPASSED,
+    INPUT_NODE,
+    MUTED,
+    UiDocument,
+    UiInput,
+    UiLink,
+    UiNode,
+    read_ui_document,
+)
+from .subgraphs import Scope, open_scopes
+from .widgets import input_type, values_without_class, widget_values
+
+# Nodes that exist in the editor alone.
+NOTES = frozenset({"Note", "MarkdownNote"})
+REROUTE = "Reroute"
+PRIMITIVE = "PrimitiveNode"
+EDITOR_ONLY = NOTES | {REROUTE, PRIMITIVE}
+
+
+def convert_ui_workflow(
+    workflow: Mapping[str, Any], node_classes: Mapping[str, type]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The prompt, and notes on what was left out or guessed.
+
+    Nodes whose class is not there are kept, with what can be told of their inputs; validation
+    names them.
+
+    Raises:
+        BrokenWorkflowError: naming the node.
+    """
+    converter = _Converter(read_ui_document(workflow), NodeClasses(node_classes))
+    return converter.convert(), tuple(converter.notes)
+
+
+@dataclass(frozen=True)
+class _Pushed:
+    """The value of a primitive, which the editor writes into the widgets linked to it. That ends
+    at the border of a subgraph: it never reaches the widget behind a subgraph's input."""
+
+    value: Any
+    label: str
+    scope: Scope
+
+
+class _Converter:
+    def __init__(self, document: UiDocument, classes: NodeClasses) -> None:
+        self.document = document
+        self.classes = classes
+        self.notes: list[str] = []
+        self.values: dict[UiNode, dict[str, Any]] = {}
+        self.resolved: dict[tuple[Scope, str, int, str], Link | Value | _Pushed | None] = {}
+
+    def convert(self) -> dict[str, Any]:
+        prompt = {}
+        for scope in open_scopes(self.document, self.classes):
+            for node in scope.graph.nodes.values():
+                if self._is_emitted(node):
+                    prompt[scope.prefix + node.id] = self._emit(scope, node)
+        return prompt
+
+    def _is_emitted(self, node: UiNode) -> bool:
+        if node.mode in (MUTED, BYPASSED) or node.type in self.document.subgraphs:
+            return False
+        return node.type not in EDITOR_ONLY or node.type in self.classes
+
+    def _emit(self, scope: Scope, node: UiNode) -> dict[str, Any]:
+        values = self._values(node) | scope.inner_values.get(node.id, {})
+        inputs = {name: _wrap(value) for name, value in values.items()}
+        for entry in node.inputs:
+            source = self._resolve(scope, node, entry)
+            if isinstance(source, Link):
+                inputs[entry.name] = [source.node_id, source.slot]
+            elif isinstance(source, Value):
+                inputs[entry.name] = _wrap(source.value)
+        title = node.title
+        if title is None and node.type in self.classes:
+            title = self.classes[node.type].title
+        return {"inputs": inputs, "class_type": node.type, "_meta": {"title": title or node.type}}
+
+    def _values(self, node: UiNode) -> dict[str, Any]:
+        if node not in self.values:
+            self.values[node] = self._read_values(node)
+        return self.values[node]
+
+    def _read_values(self, node: UiNode) -> dict[str, Any]:
+        if node.type in self.classes:
+            values, surplus = widget_values(node, self.classes[node.type])
+            if surplus > 0:
+                self.notes.append(
+                    f"{node.label}: {surplus} saved widget values have no widget in this version "
+                    "of the class; ignored"
+                )
+            return values
+        group = node.type.removeprefix("workflow>").removeprefix("workflow/")
+        if group != node.type and group in self.document.group_nodes:
+            self.notes.append(
+                f"{node.label}: group nodes are not supported; open the workflow in the editor "
+                "and convert it to a subgraph"
+            )
+        return values_without_class(node)
+
+    # Where an input comes from
+
+    def _resolve(self, scope: Scope, node: UiNode, entry: UiInput) -> Link | Value | None:
+        """The node that feeds an input, or the value that another place of the canvas holds for
+        it; None if nothing does."""
+        start = scope
+        link = self._link(scope, node, entry)
+        wanted = entry.type
+        path: list[tuple[Scope, str, int, str]] = []
+        seen = set()
+        found: Link | Value | _Pushed | None = None
+        while link is not None:
+            key = (scope, link.origin_id, link.origin_slot, wanted)
+            if key in self.resolved:
+                found = self.resolved[key]
+                break
+            if key in seen:
+                raise BrokenWorkflowError(
+                    f"{node.label}, input '{entry.name}': its link runs in a circle through "
+                    f"node {scope.prefix}{link.origin_id}"
+                )
+            seen.add(key)
+            path.append(key)
+            step = self._step(scope, link, wanted)
+            if not isinstance(step, tuple):
+                found = step
+                break
+            scope, link, wanted = step
+        for key in path:
+            self.resolved[key] = found
+        if not isinstance(found, _Pushed):
+            return found
+        if found.scope is start:
+            return Value(found.value)
+        self.notes.append(
+            f"{start.prefix}{node.id} ({node.title or node.type}): input '{entry.name}' keeps its "
+            f"own value; {found.label} does not reach into the subgraph, as in the editor"
+        )
+        return None
+
+    def _step(
+        self, scope: Scope, link: UiLink, wanted: str
+    ) -> Link | Value | _Pushed | tuple[Scope, UiLink | None, str] | None:
+        """One step up from a link: the end, or the link that stands behind it."""
+        if link.origin_id == INPUT_NODE and scope.parent is not None:
+            return self._leave_subgraph(scope, link.origin_slot)
+        node = scope.graph.nodes.get(link.origin_id)
+        if node is None:
+            self.notes.append(
+                f"a link comes from node {scope.prefix}{link.origin_id}, which is not there; "
+                "ignored"
+            )
+            return None
+        if node.mode == MUTED and node.type != PRIMITIVE:
+            return None
+        if node.mode == BYPASSED and node.type != PRIMITIVE:
+            entry = self._bypass(node, link.origin_slot, wanted)
+            return None if entry is None else (scope, self._link(scope, node, entry), entry.type)
+        if node.id in scope.children:
+            child = scope.children[node.id]
+            outputs = child.graph.output_links
+            inner = outputs[link.origin_slot] if link.origin_slot < len(outputs) else None
+            return (child, child.graph.links[inner], wanted) if inner is not None else None
+        if self._is_emitted(node):
+            return Link(scope.prefix + node.id, link.origin_slot)
+        if node.type == REROUTE and node.inputs:
+            return scope, self._link(scope, node, node.inputs[0]), wanted
+        if node.type == PRIMITIVE:
+            return _primitive_value(node, scope)
+        return None
+
+    def _leave_subgraph(
+        self, scope: Scope, slot: int
+    ) -> Value | tuple[Scope, UiLink | None, str] | None:
+        assert scope.parent is not None
+        assert scope.instance is not None
+        if slot >= len(scope.graph.input_names):
+            self.notes.append(f"{scope.instance.label}: its subgraph has no input {slot}; ignored")
+            return None
+        name = scope.graph.input_names[slot]
+        entry = scope.instance.input(name)
+        if entry is not None:
+            link = self._link(scope.parent, scope.instance, entry)
+            if link is not None:
+                return scope.parent, link, entry.type
+        return self._host_value(scope, name)
+
+    def _host_value(self, scope: Scope, name: str) -> Value | None:
+        """What a subgraph's instance holds for an input that leads to a widget: its own value, or
+        that of the widget inside."""
+        while name not in scope.host_values:
+            if name not in scope.promoted:
+                return None
+            node_id, widget = scope.promoted[name]
+            if widget in scope.inner_values.get(node_id, {}):
+                return Value(scope.inner_values[node_id][widget])
+            if node_id not in scope.children:
+                values = self._values(scope.graph.nodes[node_id])
+                return Value(values[widget]) if widget in values else None
+            scope, name = scope.children[node_id], widget
+        return Value(scope.host_values[name])
+
+    def _link(self, scope: Scope, node: UiNode, entry: UiInput) -> UiLink | None:
+        if entry.link is None:
+            return None
+        link = scope.graph.links.get(entry.link)
+        if link is None:
+            self.notes.append(
+                f"{node.label}: input '{entry.name}' names link {entry.link}, which is not there; "
+                "ignored"
+            )
+        return link
+
+    def _bypass(self, node: UiNode, slot: int, wanted: str) -> UiInput | None:
+        """The input that a bypassed node hands on at an output: the one at the same position if
+        its type fits, else the first of just that type, else the first that fits."""
+        inputs = self._sockets(node)
+        if wanted in ("*", ""):
+            return inputs[slot] if slot < len(inputs) else next(iter(inputs), None)
+        given = node.output_types[slot] if slot < len(node.output_types) else "*"
+
+        def fits(entry: UiInput) -> bool:
+            return _connects(entry.type, given) and _connects(entry.type, wanted)
+
+        if slot < len(inputs) and fits(inputs[slot]):
+            return inputs[slot]
+        exact = (entry for entry in inputs if entry.type == wanted)
+        return next(exact, None) or next(filter(fits, inputs), None)
+
+    def _sockets(self, node: UiNode) -> list[UiInput]:
+        """The inputs in the order of the class; saved ones may lack those that are not linked."""
+        if node.type not in self.classes:
+            return list(node.inputs)
+        specs = self.classes[node.type].inputs
+        saved = {entry.name: entry for entry in node.inputs}
+        sockets = [
+            UiInput(
+                spec.name,
+                input_type(spec),
+                saved[spec.name].link if spec.name in saved else None,
+            )
+            for spec in specs
+            if not spec.options.get("socketless")
+        ]
+        names = {spec.name for spec in specs}
+        return sockets + [entry for entry in node.inputs if entry.name not in names]
+
+
+def _primitive_value(node: UiNode, scope: Scope) -> _Pushed | None:
+    named = node.named_values or {}
+    if "value" in named:
+        return _Pushed(named["value"], node.label, scope)
+    if isinstance(node.values, list) and node.values:
+        return _Pushed(node.values[0], node.label, scope)
+    return None
+
+
+def _connects(one: str, other: str) -> bool:
+    """Whether the editor lets these types connect."""
+    if one in ("*", "") or other in ("*", ""):
+        return True
+    ours = {part.strip() for part in one.lower().split(",")}
+    return not ours.isdisjoint(part.strip() for part in other.lower().split(","))
+
+
+def _wrap(value: Any) -> Any:
+    """A bare list in a prompt is a link."""
+    return {"__value__": value} if isinstance(value, list) else value

@@ -1,0 +1,1 @@
+"""Runs a validated prompt with ComfyUI's semantics."""

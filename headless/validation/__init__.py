@@ -1,0 +1,1 @@
+"""Checks a prompt as ComfyUI does before anything runs."""

@@ -1,0 +1,1 @@
+"""Decides whose text encoder a state dict holds, and under which keys."""

@@ -1,0 +1,146 @@
+"""Reads the YAML file that came with a checkpoint, for what it says of the text encoder.
+
+All SD 2.x configs say the same (``layer: penultimate``) and a checkpoint can be read without one;
+this is for those who have one that says something else.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import NotSD2Error, OptionError, UnreadableFileError
+
+LAYERS = ("last", "penultimate", "hidden")
+"""Layers an embedder can name. "hidden" goes with ``layer_idx``; ldm itself knows the first two."""
+
+_MAX_BYTES = 1 << 20
+_ARCH = "ViT-H-14"
+_OURS = ("FrozenOpenCLIPEmbedder", "FrozenOpenCLIPEmbedder2")
+_OTHERS = {
+    "FrozenCLIPEmbedder": "CLIP-L, the text encoder of Stable Diffusion 1.x",
+    "FrozenCLIPT5Encoder": "CLIP-L and T5",
+    "FrozenT5Embedder": "T5",
+    "BERTEmbedder": "BERT, the text encoder of the first latent diffusion",
+    "FrozenOpenCLIPImageEmbedder": "a picture encoder",
+    "FrozenCLIPImageEmbedder": "a picture encoder",
+    "ClassEmbedder": "class labels",
+    "SpatialRescaler": "pictures",
+}
+
+
+@dataclass(frozen=True)
+class LdmTextEncoder:
+    """What a config says of the text encoder."""
+
+    target: str
+    """The class, as the config spells it."""
+    layer: str = "last"
+    """ldm's own default, if the config names none. Every SD 2.x config says "penultimate"."""
+    layer_idx: int | None = None
+    """Negative, from the end; only with layer "hidden", or as ComfyUI reads it, by itself."""
+    freeze: bool = True
+
+
+def read_ldm_config(path: str | os.PathLike[str]) -> LdmTextEncoder:
+    """The text encoder of a v2-inference.yaml, or of sgm's sd_2_1.yaml.
+
+    Raises NotSD2Error for a config of another model, OptionError for a value that cannot be
+    honoured, UnreadableFileError for a file that is no such config.
+    """
+    path = Path(path)
+    model = _load(path).get("model")
+    params = model.get("params") if isinstance(model, dict) else None
+    if not isinstance(params, dict):
+        raise UnreadableFileError(
+            f"{path}: not a config of latent diffusion: it has no 'model: params:'."
+        )
+    embedders = _embedders(params)
+    if not embedders:
+        raise NotSD2Error(
+            f"{path}: no text encoder is configured in it (no 'cond_stage_config', no "
+            "'conditioner_config'). Choose the config of an SD 2.x model, or none at all."
+        )
+    ours = [embedder for embedder in embedders if _class_name(embedder) in _OURS]
+    if len(embedders) > 1 and len(ours) != 1:
+        names = ", ".join(_class_name(embedder) or "?" for embedder in embedders)
+        raise NotSD2Error(
+            f"{path}: several embedders ({names}), as SDXL has; SD 2.x has one text encoder."
+        )
+    if not ours:
+        name = _class_name(embedders[0])
+        what = _OTHERS.get(name, "no text encoder of Stable Diffusion 2.x")
+        raise NotSD2Error(
+            f"{path}: its text encoder is {name or _shown(embedders[0])}: {what}. SD 2.x has "
+            "FrozenOpenCLIPEmbedder. Choose the config of an SD 2.x model, or none at all."
+        )
+    return _text_encoder(path, ours[0])
+
+
+def _load(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MAX_BYTES + 1)
+        if len(text) > _MAX_BYTES:
+            raise UnreadableFileError(f"{path}: too large for a config. Was a checkpoint meant?")
+        loaded = yaml.safe_load(text)
+    except OSError as error:
+        raise UnreadableFileError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UnreadableFileError(f"{path}: not readable as YAML: {reason}") from error
+    if not isinstance(loaded, dict):
+        raise UnreadableFileError(f"{path}: not a config: its top level is no table.")
+    return loaded
+
+
+def _embedders(params: Mapping[str, Any]) -> list[Any]:
+    """ldm names one; sgm nests a list of them in its conditioner."""
+    if (stage := params.get("cond_stage_config")) is not None:
+        return [stage]
+    conditioner = params.get("conditioner_config")
+    inner = conditioner.get("params") if isinstance(conditioner, dict) else None
+    listed = inner.get("emb_models") if isinstance(inner, dict) else None
+    return listed if isinstance(listed, list) else []
+
+
+def _class_name(embedder: Any) -> str:
+    target = embedder.get("target") if isinstance(embedder, dict) else None
+    return target.rpartition(".")[2] if isinstance(target, str) else ""
+
+
+def _text_encoder(path: Path, embedder: Mapping[str, Any]) -> LdmTextEncoder:
+    params = embedder.get("params") or {}
+    if not isinstance(params, dict):
+        raise OptionError(f"{path}: the text encoder's 'params' is {_shown(params)}, not a table.")
+    arch = params.get("arch", _ARCH)
+    if arch != _ARCH:
+        raise NotSD2Error(
+            f"{path}: its text encoder is OpenCLIP {_shown(arch)}; SD 2.x has {_ARCH!r} "
+            "(ViT-bigG-14 is SDXL's)."
+        )
+    length = params.get("max_length", 77)
+    if length != 77:
+        raise OptionError(f"{path}: max_length {_shown(length)} is not 77.")
+    layer = params.get("layer", "last")
+    if layer not in LAYERS:
+        raise OptionError(f"{path}: layer {_shown(layer)} is not one of {', '.join(LAYERS)}.")
+    layer_idx = params.get("layer_idx")
+    if layer_idx is not None and (type(layer_idx) is not int or not -24 <= layer_idx <= -1):
+        raise OptionError(f"{path}: layer_idx {_shown(layer_idx)} is not a number from -24 to -1.")
+    if layer == "hidden" and layer_idx is None:
+        raise OptionError(f"{path}: layer 'hidden' needs a layer_idx from -24 to -1.")
+    freeze = params.get("freeze", True)
+    if not isinstance(freeze, bool):
+        raise OptionError(f"{path}: freeze {_shown(freeze)} is neither true nor false.")
+    return LdmTextEncoder(embedder["target"], layer, layer_idx, freeze)
+
+
+def _shown(value: object) -> str:
+    # Not the repr of tables: aliases can make a small one print without end.
+    return repr(value)[:80] if isinstance(value, str | int | float | None) else "a table or list"

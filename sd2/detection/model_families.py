@@ -1,0 +1,299 @@
+"""Which model a file holds if it is not SD2's text encoder, and what else lies beside one that is.
+
+Names and widths are facts about the world: 768 is OpenAI's CLIP-L, 1024 OpenCLIP's ViT-H/14,
+1280 OpenCLIP's ViT-bigG/14.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..config import TextEncoderConfig
+from ..files.checkpoint import Checkpoint, TensorInfo
+from .clip_towers import Tower
+
+FAMILY = "Stable Diffusion 2.x (OpenCLIP ViT-H/14)"
+
+VISION_WIDTH = 1280
+"""Of ViT-H/14's vision tower. Other OpenCLIP models pair the same text tower with another one."""
+VISION_POSITIONS = 257
+"""16 x 16 patches of 14 pixels, and the class token: pictures of 224 pixels."""
+
+MOST_ADDED_TOKENS = 1024
+"""Training of textual inversions adds rows to the token table; more are another vocabulary."""
+
+CHOOSE = (
+    "Choose a file with the OpenCLIP ViT-H/14 text encoder: an SD 2.x checkpoint, or the "
+    "text_encoder folder (model.safetensors) of an SD 2.x diffusers pipeline"
+)
+
+_WIDTHS = {
+    512: "OpenAI's CLIP ViT-B",
+    640: "OpenAI's CLIP RN50x4",
+    768: "CLIP-L, which SD 1.x, SDXL, SD3 and Flux use",
+    1024: "OpenCLIP ViT-H/14's width, which SD 2.x uses",
+    1152: "SigLIP so400m",
+    1280: "OpenCLIP bigG, which SDXL and its refiner use",
+}
+
+
+def refuse_tower(
+    tower: Tower, tensors: Mapping[str, TensorInfo], config: TextEncoderConfig
+) -> str | None:
+    """Why *tower* is not SD2's text encoder; None if it is (whole or broken)."""
+    if tower.sees:
+        return "a vision tower"
+    if tower.width != config.hidden_size:
+        known = _WIDTHS.get(tower.width or 0, "a width that no known Stable Diffusion has")
+        return f"a text encoder {tower.width} wide ({known}), not {config.hidden_size}"
+    if tower.blocks == 0:
+        return "a token embedding without transformer blocks (the headless copy in unCLIP-h files)"
+    positions, vocabulary = tower.positions, tower.vocabulary
+    if positions is None and vocabulary is None:
+        return "transformer blocks without a token embedding"
+    if positions == 248:
+        return "Long-CLIP, with 248 positions instead of 77"
+    if vocabulary == 32000 or positions in (16, 32):
+        return f"CLIPA, with {vocabulary:,} tokens and {positions} positions of its own"
+    if positions not in (None, config.max_position_embeddings):
+        return (
+            f"a text encoder for {positions} positions instead of {config.max_position_embeddings}"
+        )
+    added = 0 if vocabulary is None else vocabulary - config.vocab_size
+    if not 0 <= added <= MOST_ADDED_TOKENS:
+        return f"a text encoder with {vocabulary:,} tokens instead of {config.vocab_size:,}"
+    if tower.blocks == 12 and config.num_hidden_layers == 24:
+        return "OpenAI's CLIP RN50x64, as wide as SD2's but with 12 layers"
+    if tower.blocks > config.num_hidden_layers:
+        return f"a text encoder with {tower.blocks} layers instead of {config.num_hidden_layers}"
+    return _refuse_vision(_vision_shape(tower, tensors))
+
+
+def _vision_shape(tower: Tower, tensors: Mapping[str, TensorInfo]) -> tuple[int | None, int | None]:
+    """Width and positions of the vision tower beside a text tower; None where there is none."""
+    home = tower.prefix.removesuffix("text_model.").removesuffix("text.")
+    width = positions = None
+    if any(name.startswith((f"{home}visual.", f"{home}vision_model.")) for name in tensors):
+        width = 0  # one that is built in another way
+    for inner in ("visual.", "vision_model.embeddings."):
+        found = tensors.get(f"{home}{inner}class_embedding")
+        width = found.shape[-1] if found and found.shape else width
+        for end in ("positional_embedding", "position_embedding.weight"):
+            place = tensors.get(home + inner + end)
+            positions = place.shape[0] if place and place.shape else positions
+    return width, positions
+
+
+def _refuse_vision(shape: tuple[int | None, int | None]) -> str | None:
+    """OpenCLIP's ViT-g/14, ConvNeXt-XXL and EVA have text towers of just the size of ViT-H/14's."""
+    width, _ = shape
+    if width in (None, VISION_WIDTH):
+        return None
+    what = f"is {width} wide" if width else "is no plain vision transformer"
+    return (
+        f"a text encoder of SD2's size, but the vision tower beside it {what} (ViT-H/14's is "
+        f"{VISION_WIDTH} wide): another model, trained apart"
+    )
+
+
+def contents(
+    tensors: Mapping[str, TensorInfo], towers: Sequence[Tower], config: TextEncoderConfig
+) -> tuple[list[str], list[str]]:
+    """What else the file holds, and what about it does not fit an SD2 text encoder."""
+    parts, warnings = [], []
+    for tower in towers:
+        if tower.sees:
+            parts.append(f"vision tower at {tower.prefix!r}, {tower.width} wide")
+        elif tower.blocks and tower.width != config.hidden_size:
+            parts.append(f"another text encoder at {tower.prefix!r}, {tower.width} wide")
+    for tower in towers:
+        _, positions = _vision_shape(tower, tensors)
+        if not tower.sees and tower.blocks and positions not in (None, VISION_POSITIONS):
+            warnings.append(
+                f"The vision tower beside it has {positions} positions, not {VISION_POSITIONS}: "
+                "DFN's ViT-H/14 for larger pictures, a text encoder that SD2 was not trained with."
+            )
+    context = _context_width(tensors)
+    if context is not None:
+        parts.append(f"UNet for conditioning {context} wide{_unet_kind(tensors)}")
+        if context != config.hidden_size:
+            warnings.append(
+                f"The UNet in this file wants conditioning {context} wide, its text encoder "
+                f"gives {config.hidden_size}."
+            )
+    if any(name.startswith("first_stage_model.") for name in tensors):
+        parts.append("VAE")
+    return parts, warnings
+
+
+def _context_width(tensors: Mapping[str, TensorInfo]) -> int | None:
+    """Width of the conditioning that a UNet in the file attends to."""
+    for name, info in tensors.items():
+        if name.endswith("attn2.to_k.weight") and len(info.shape) == 2:
+            return info.shape[1]
+    return None
+
+
+def _unet_kind(tensors: Mapping[str, TensorInfo]) -> str:
+    first = tensors.get("model.diffusion_model.input_blocks.0.0.weight")
+    channels = first.shape[1] if first and len(first.shape) == 4 else None
+    kinds = {5: "depth", 7: "x4 upscaler", 9: "inpainting"}
+    return f" ({kinds[channels]})" if channels in kinds else ""
+
+
+_UNETS = {
+    768: "Stable Diffusion 1.x's",
+    1024: "Stable Diffusion 2.x's",
+    1280: "the SDXL refiner's",
+    2048: "SDXL's",
+}
+
+
+@dataclass(frozen=True)
+class _Names:
+    """The tensors of a file, asked by pieces of their names."""
+
+    tensors: Mapping[str, TensorInfo]
+    towers: Sequence[Tower]
+
+    def any_part(self, *parts: str) -> bool:
+        return any(part in name for name in self.tensors for part in parts)
+
+    def any_start(self, *starts: str) -> bool:
+        return any(name.startswith(starts) for name in self.tensors)
+
+    def text_widths(self) -> set[int]:
+        return {t.width for t in self.towers if not t.sees and t.blocks and t.width is not None}
+
+
+def _lora(names: _Names) -> str | None:
+    parts = (".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", "lora_linear_layer", "_lora.up.",
+             ".hada_w1_", ".lokr_w", "lora.down.weight", ".lora_A", ".lora_down")  # fmt: skip
+    if names.any_part(*parts):
+        return "a LoRA file: changes to a model, not a model. Use it with a LoRA loader"
+    return None
+
+
+def _textual_inversion(names: _Names) -> str | None:
+    vectors = [info.shape[-1] for info in names.tensors.values() if 1 <= len(info.shape) <= 2]
+    few = 0 < len(names.tensors) <= 8 and len(vectors) == len(names.tensors)
+    wide = all(width in (768, 1024, 1280, 2048, 4096) for width in vectors)
+    if names.any_start("string_to_param", "emb_params") or (few and wide):
+        return (
+            "a textual inversion (embedding). Put it into the embeddings folder and write "
+            "embedding:its-name in the text"
+        )
+    return None
+
+
+def _controlnet(names: _Names) -> str | None:
+    if names.any_start("control_model.", "controlnet_") or names.any_part("controlnet_cond_embed"):
+        return "a ControlNet. Use it with a ControlNet loader"
+    return None
+
+
+def _ip_adapter(names: _Names) -> str | None:
+    if names.any_start("image_proj.", "ip_adapter."):
+        return "an IP-Adapter. Use it with an IP-Adapter loader"
+    return None
+
+
+def _several_encoders(names: _Names) -> str | None:
+    widths, t5 = names.text_widths(), names.any_part(".SelfAttention.q.weight")
+    if names.any_part("joint_blocks."):
+        return "Stable Diffusion 3"
+    if names.any_part("double_blocks."):
+        return "Flux"
+    if {768, 1280} <= widths:
+        return "text encoders of SD3 (CLIP-L, bigG, T5)" if t5 else "SDXL (CLIP-L and bigG)"
+    return None
+
+
+def _one_encoder(names: _Names) -> str | None:
+    widths = names.text_widths()
+    unet = _context_width(names.tensors)
+    if any(not t.sees and t.positions == 248 for t in names.towers):
+        return "a Long-CLIP text encoder, which is none of SD2's"
+    if any(t.vocabulary == 32000 for t in names.towers):
+        return "a CLIPA model, whose text encoder has a vocabulary of its own"
+    if 1280 in widths:
+        if names.any_start("model.diffusion_model."):
+            return "the SDXL refiner (OpenCLIP bigG)"
+        return "OpenCLIP bigG, SDXL's second text encoder"
+    if 768 in widths:
+        if unet == 768:
+            return "Stable Diffusion 1.x (CLIP-L)"
+        return "CLIP-L, the text encoder of Stable Diffusion 1.x"
+    return None
+
+
+def _language_model(names: _Names) -> str | None:
+    if names.any_part(".SelfAttention.q.weight"):
+        return "a T5 text encoder, which SD3, Flux and video models use"
+    if names.any_part("model.embed_tokens.weight", "lm_head.weight"):
+        return "a language model"
+    if names.any_part("attention.self.query.weight"):
+        return "a BERT-like text encoder (AltDiffusion and multilingual CLIP use such)"
+    return None
+
+
+def _vision_only(names: _Names) -> str | None:
+    seeing = [tower for tower in names.towers if tower.sees]
+    if not seeing or names.text_widths():
+        return None
+    if seeing[0].width == VISION_WIDTH and seeing[0].blocks == 32:
+        return (
+            "the vision tower of ViT-H/14 alone. A file of the same name, "
+            "CLIP-ViT-H-14-laion2B-s32B-b79K, lies in models/clip_vision for IP-Adapter; "
+            "it has no text encoder"
+        )
+    return "a CLIP vision tower alone, which has no text encoder"
+
+
+def _parts_of_stable_diffusion(names: _Names) -> str | None:
+    unet = names.any_start("model.diffusion_model.", "input_blocks.", "down_blocks.")
+    unet = unet and names.any_part("output_blocks.", "up_blocks.")
+    context = _context_width(names.tensors)
+    vae = names.any_start("first_stage_model.", "decoder.up", "encoder.down", "decoder.conv_in")
+    if unet or context is not None:
+        what = _UNETS.get(context or 0, "some model's")
+        return f"a checkpoint without a text encoder, {what} UNet" + (" and VAE" if vae else "")
+    if vae:
+        return "a VAE alone"
+    return None
+
+
+_EXPLANATIONS: tuple[Callable[[_Names], str | None], ...] = (
+    _lora,
+    _controlnet,
+    _ip_adapter,
+    _several_encoders,
+    _one_encoder,
+    _language_model,
+    _vision_only,
+    _parts_of_stable_diffusion,
+    _textual_inversion,
+)
+
+
+def explain_not_sd2(
+    checkpoint: Checkpoint,
+    towers: Sequence[Tower],
+    reasons: Iterable[str],
+    config: TextEncoderConfig,
+) -> str:
+    """The message for a file without SD2's text encoder: which model it is, why not, what to do."""
+    names = _Names(checkpoint.tensors, towers)
+    explanations = (explain(names) for explain in _EXPLANATIONS)
+    what = next((found for found in explanations if found is not None), None)
+    message = f"{checkpoint.path}: no SD2 text encoder found."
+    if what is not None:
+        message += f" This is {what}."
+    listed = list(reasons)
+    if listed:
+        message += f" Looked at {'; '.join(listed[:4])}."
+    if what is None and not listed:
+        first = ", ".join(repr(name[:80]) for name in list(checkpoint.tensors)[:4])
+        message += f" No text encoder of a kind known here; first keys: {first or 'none at all'}."
+    return f"{message} {CHOOSE}."

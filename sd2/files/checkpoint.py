@@ -1,0 +1,207 @@
+"""Opens a model file, a set of shards or a diffusers folder: names and shapes first, numbers later.
+
+What a file is follows from its first bytes, never from its extension. Opening imports neither torch
+nor numpy; ``Checkpoint.read`` brings in just the tensors asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UnreadableFileError
+from .resolve import resolve_files
+from .safetensors_header import looks_like_safetensors, read_safetensors_header
+from .tensor_storage import TensorPlace, read_elements, read_tensors
+from .torch_file import LEGACY_START, open_pickle
+from .unpickler import TensorRef
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What a header says of a tensor. ``dtype`` is safetensors' name: "F32", "F16", "BF16"…"""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened file, sharded set or folder, of which only headers have been read."""
+
+    path: Path
+    """What the user named."""
+    files: tuple[Path, ...]
+    """Every file that is read from."""
+    tensors: Mapping[str, TensorInfo]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    """What a user should know: the file chosen in a folder, objects of a pickle left out."""
+    places: Mapping[str, TensorPlace] = field(default_factory=dict, repr=False)
+    """Where each tensor lies; empty for a checkpoint that is shapes alone."""
+
+    def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """The named tensors, mapped from the file: read when touched, shared until written.
+
+        Do not overwrite the file while they live. KeyError for a name that is not in ``tensors``.
+        """
+        return read_tensors({name: self.places[name] for name in names})
+
+    def numbers(self, name: str, first: int = 0, count: int = 1 << 62) -> tuple[float, ...]:
+        """Some elements of a float tensor, in memory order, without torch.
+
+        Empty if they cannot be had that way: another type, or a tensor that is not in one piece.
+        """
+        place = self.places.get(name)
+        if place is None or place.dtype not in ("F64", "F32", "F16", "BF16"):
+            return ()
+        data = read_elements(place, first, count)
+        if place.dtype == "BF16":  # the upper half of a float32
+            halves = struct.unpack(f"<{len(data) // 2}H", data)
+            data = struct.pack(f"<{len(halves)}I", *(half << 16 for half in halves))
+        code = {"F64": "d", "F16": "e"}.get(place.dtype, "f")
+        return struct.unpack(f"<{len(data) // struct.calcsize(code)}{code}", data)
+
+
+def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Reads the headers of a model file, of all shards of a set, or of a diffusers folder.
+
+    Raises UnreadableFileError with the reason, UnsafeFileError for a pickle that refers to code.
+    """
+    named = Path(path)
+    try:
+        files, notes = resolve_files(named)
+        places: dict[str, TensorPlace] = {}
+        metadata: dict[str, str] = {}
+        for file in files:
+            file_places, file_metadata, file_notes = _open_file(file)
+            places.update(file_places)
+            metadata.update(file_metadata)
+            notes += tuple(note for note in file_notes if note not in notes)
+    except OSError as error:
+        raise UnreadableFileError(f"{named}: cannot be read: {error.strerror or error}") from error
+    tensors = {name: TensorInfo(place.shape, place.dtype) for name, place in places.items()}
+    return Checkpoint(named, files, tensors, metadata, notes, places)
+
+
+_NOT_MODELS = (
+    (b"version https://git-lfs", "a git-lfs pointer of a few lines, not the model itself. "
+     "Fetch it with 'git lfs pull', or download the file in a browser"),
+    (b"<", "a web page, not a model: the download led to a login or error page. Download it again"),
+    (b"{", "JSON text, not a model"),
+    (b"GGUF", "a GGUF file; this reads .safetensors and PyTorch files"),
+    (b"\x89HDF", "an HDF5 (Keras) file; this reads .safetensors and PyTorch files"),
+    (b"\x93NUMPY", "a numpy array; this reads .safetensors and PyTorch files"),
+    (b"\x89PNG", "a picture, not a model"),
+    (b"\xff\xd8\xff", "a picture, not a model"),
+    (b"\x1f\x8b", "a compressed archive. Unpack it first"),
+    (b"7z\xbc\xaf", "a compressed archive. Unpack it first"),
+    (b"Rar!", "a compressed archive. Unpack it first"),
+    (b"\x80", "a pickle that torch.save did not write"),
+)  # fmt: skip
+
+
+_Opened = tuple[Mapping[str, TensorPlace], Mapping[str, str], tuple[str, ...]]
+"""Places of the tensors, metadata, notes."""
+
+
+def identity(path: str | os.PathLike[str]) -> list[list[Any]]:
+    """Name, time of change (ns) and size of each file behind *path*: another after an edit."""
+    files, _ = resolve_files(Path(path))
+    return [[str(file), file.stat().st_mtime_ns, file.stat().st_size] for file in files]
+
+
+def _open_file(path: Path) -> _Opened:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableFileError(f"{path}: not a file.")
+    with path.open("rb") as file:
+        start = file.read(512)
+    if not start:
+        raise UnreadableFileError(f"{path}: the file is empty. Download it again.")
+    if looks_like_safetensors(start):
+        places, metadata = read_safetensors_header(path)
+        return places, metadata, ()
+    if start.startswith((b"PK\x03\x04", LEGACY_START)):
+        return _open_pickle(path)
+    if not start.strip(b"\0"):
+        raise UnreadableFileError(
+            f"{path}: begins with nothing but zeros: a download that was never finished."
+        )
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
+    what = next((what for magic, what in _NOT_MODELS if text.startswith(magic)), None)
+    if what is None and start[257:262] == b"ustar":
+        what = "a tar archive (PyTorch before 0.1.10 saved so). Unpack it, or save it again"
+    if what is None and len(start) <= 16:
+        what = f"only {len(start)} bytes long, truncated. Download it again"
+    raise UnreadableFileError(
+        f"{path}: {what or 'neither a safetensors file nor one that torch.save wrote'}. "
+        f"It begins with {start[:16]!r}."
+    )
+
+
+def _open_pickle(path: Path) -> _Opened:
+    pickled = open_pickle(path)
+    if isinstance(pickled.root, TensorRef):
+        raise UnreadableFileError(
+            f"{path}: a single tensor of shape {list(pickled.root.shape)}, not a model. "
+            "If it is a textual inversion, it belongs into the embeddings folder."
+        )
+    if not isinstance(pickled.root, dict):
+        raise UnreadableFileError(
+            f"{path}: holds a {type(pickled.root).__name__}, not a table of weights by name"
+            f"{_whole_object(pickled.inert_names)}. Choose a file with a state dict."
+        )
+    places = {
+        name: pickled.place(reference)
+        for name, reference in _flatten(_unwrap(pickled.root), "", 0).items()
+    }
+    notes: tuple[str, ...] = ()
+    if pickled.inert_names:
+        names = ", ".join(pickled.inert_names)
+        notes = (f"left out, never run, objects of other programs in the pickle: {names}",)
+    return places, {}, notes
+
+
+def _whole_object(inert_names: tuple[str, ...]) -> str:
+    return f" (a pickled object: {', '.join(inert_names[:3])})" if inert_names else ""
+
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
+
+
+def _unwrap(root: dict[str, Any]) -> dict[str, Any]:
+    """The table of tensors inside what trainers put around it."""
+    for _ in range(4):
+        if any(isinstance(value, TensorRef) for value in root.values()):
+            return root
+        inner = next(
+            (root[key] for key in _WRAPPERS if isinstance(root.get(key), dict) and root[key]), None
+        )
+        if inner is None and len(root) == 1:
+            inner = next(iter(root.values()))
+        if not isinstance(inner, dict):
+            return root
+        root = inner
+    return root
+
+
+def _flatten(table: Mapping[Any, Any], prefix: str, depth: int) -> dict[str, TensorRef]:
+    """Tensors of nested tables under dotted names; everything else is left out."""
+    result: dict[str, TensorRef] = {}
+    for key, value in table.items():
+        if not isinstance(key, str):
+            continue
+        if isinstance(value, TensorRef):
+            result[prefix + key] = value
+        elif isinstance(value, dict) and depth < 3:
+            result.update(_flatten(value, f"{prefix}{key}.", depth + 1))
+    return result

@@ -1,0 +1,90 @@
+"""The header of a safetensors file: 8 bytes of length, then JSON; the numbers follow.
+
+Ours, so that looking into a 5 GB file needs neither torch nor the whole file, and so that a damaged
+file is described better than by a parser's code name.
+"""
+
+import json
+from math import prod
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from ..errors import UnreadableFileError
+from .tensor_storage import DTYPE_BITS, Block, TensorPlace, contiguous_stride
+
+MAX_HEADER_BYTES = 100_000_000
+"""The format's own limit."""
+
+
+def looks_like_safetensors(start: bytes) -> bool:
+    """Whether a file that begins with these (16 or more) bytes can be a safetensors file."""
+    return start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= MAX_HEADER_BYTES
+
+
+def read_safetensors_header(path: Path) -> tuple[dict[str, TensorPlace], dict[str, str]]:
+    """Places of the tensors, in file order, and the metadata. Raises UnreadableFileError."""
+    try:
+        length = path.stat().st_size
+        with path.open("rb") as file:
+            header_length = int.from_bytes(file.read(8), "little")
+            text = file.read(min(header_length, MAX_HEADER_BYTES))
+    except OSError as error:
+        raise UnreadableFileError(f"{path}: cannot be read: {error}") from error
+    data_start = 8 + header_length
+    if data_start > length:
+        raise _truncated(path, data_start, length)
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, f"its header is not JSON ({str(error)[:100]})") from error
+    if not isinstance(header, dict):
+        raise _damaged(path, "its header is not a table of tensors")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict):
+        raise _damaged(path, "its metadata is not a table")
+    places = {name: _place(path, data_start, name, entry) for name, entry in header.items()}
+    end = max((place.block.start + place.block.size for place in places.values()), default=0)
+    if end > length:
+        raise _truncated(path, end, length)
+    return places, {key: str(value) for key, value in metadata.items()}
+
+
+def _place(path: Path, data_start: int, name: str, entry: Any) -> TensorPlace:
+    if not _is_entry(entry):
+        raise _damaged(path, f"its header describes {name[:100]!r} in a way nobody can follow")
+    dtype, shape = entry["dtype"], tuple(entry["shape"])
+    begin, end = entry["data_offsets"]
+    bits = DTYPE_BITS.get(dtype)
+    # A dtype younger than this table is nothing to stumble over as long as nobody wants it.
+    if bits is not None and prod(shape) * bits != (end - begin) * 8:
+        raise _damaged(
+            path,
+            f"{name[:100]!r} is {dtype} {list(shape)[:8]} "
+            f"but has {end - begin:,} bytes in the header",
+        )
+    block = Block(path, data_start + begin, end - begin)
+    return TensorPlace(block, dtype, shape, contiguous_stride(shape))
+
+
+def _is_entry(entry: Any) -> bool:
+    if not isinstance(entry, dict):
+        return False
+    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    if not isinstance(dtype, str) or not _are_sizes(shape) or not _are_sizes(offsets):
+        return False
+    return len(shape) <= 64 and len(offsets) == 2 and offsets[0] <= offsets[1]
+
+
+def _are_sizes(value: Any) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 62 for n in value)
+
+
+def _damaged(path: Path, why: str) -> UnreadableFileError:
+    return UnreadableFileError(f"{path}: is a damaged safetensors file: {why}. Download it again.")
+
+
+def _truncated(path: Path, needed: int, length: int) -> UnreadableFileError:
+    return UnreadableFileError(
+        f"{path}: is truncated: header says {needed:,} bytes, file has {length:,}. "
+        "Download it again."
+    )

@@ -1,0 +1,241 @@
+"""Where the numbers of a tensor lie in a file, and reading just those, whatever the format.
+
+Tensors are mapped copy-on-write: pages are read when touched, weights that nobody changes stay in
+the page cache that all processes share, and a write never reaches the file.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import sys
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from ..errors import UnreadableFileError
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPE_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
+    "U32": 32, "I32": 32, "F32": 32,
+    "U64": 64, "I64": 64, "F64": 64, "C64": 64, "C128": 128,
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+}  # fmt: skip
+"""Bits per element, under safetensors' dtype names (C128 is ours: only pickles have it)."""
+
+_TORCH_DTYPES = {
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16",
+    "U32": "uint32", "I32": "int32", "U64": "uint64", "I64": "int64",
+    "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
+    "C64": "complex64", "C128": "complex128",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz",
+}  # fmt: skip
+
+DTYPE_NAMES = {torch_name: name for name, torch_name in _TORCH_DTYPES.items()}
+"""torch's dtype names (without "torch.") to safetensors' names."""
+
+# Two tensors further apart than this get mappings of their own: a private mapping counts fully
+# against the commit limit (Windows, Linux with little memory), whether it is touched or not.
+_MAPPING_GAP = 16 << 20
+
+_ZIP_LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A run of bytes in a file.
+
+    With ``entry`` it is a zip entry: ``start`` is then where its local header begins, because the
+    data itself begins behind padding that only that header knows.
+    """
+
+    file: Path
+    start: int
+    size: int
+    entry: str | None = None
+    compressed: bool = False
+
+
+@dataclass(frozen=True)
+class TensorPlace:
+    """A tensor over a block. ``offset`` and ``stride`` count elements."""
+
+    block: Block
+    dtype: str
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int = 0
+
+    @property
+    def contiguous(self) -> bool:
+        return self.stride == contiguous_stride(self.shape)
+
+
+def contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:
+    """The stride, in elements, of a tensor of *shape* that lies in one piece, rows first."""
+    strides = []
+    step = 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(strides))
+
+
+def itemsize(dtype: str) -> int | None:
+    """Bytes per element; None for a type that is unknown or smaller than a byte."""
+    bits = DTYPE_BITS.get(dtype, 0)
+    return bits // 8 if bits and bits % 8 == 0 else None
+
+
+def read_tensors(places: Mapping[str, TensorPlace]) -> dict[str, torch.Tensor]:
+    """The named tensors. Those that share a block in the file share memory here."""
+    if sys.byteorder != "little":
+        raise UnreadableFileError("Model files are little-endian, and this machine is not.")
+    import torch
+
+    for place in places.values():
+        if not hasattr(torch, _TORCH_DTYPES.get(place.dtype, "?")):
+            raise UnreadableFileError(
+                f"{place.block.file}: tensors of type {place.dtype} cannot be read by this torch."
+            )
+    blocks = {(place.block, place.dtype) for place in places.values()}
+    flat: dict[tuple[Block, str], torch.Tensor] = {}
+    for file in dict.fromkeys(block.file for block, _ in blocks):
+        flat.update(_read_blocks(file, [pair for pair in blocks if pair[0].file == file]))
+    result = {}
+    for name, place in places.items():
+        base = flat[place.block, place.dtype]
+        if 0 in place.shape:
+            result[name] = base.new_empty(place.shape)
+        else:
+            result[name] = base.as_strided(place.shape, place.stride, place.offset)
+    return result
+
+
+def read_elements(place: TensorPlace, first: int, count: int) -> bytes:
+    """The bytes of *count* elements from number *first*, without mapping anything or torch."""
+    size = itemsize(place.dtype)
+    total = prod(place.shape)
+    if size is None or not place.contiguous:
+        return b""
+    first = min(first, total)
+    count = min(count, total - first)
+    begin = (place.offset + first) * size
+    try:
+        with place.block.file.open("rb") as file:
+            if place.block.compressed:
+                data = bytes(_decompress(file, place.block)[begin : begin + count * size])
+            else:
+                file.seek(_data_start(file, place.block) + begin)
+                data = file.read(count * size)
+    except OSError as error:
+        raise UnreadableFileError(f"{place.block.file}: cannot be read: {error}") from error
+    if len(data) != count * size:
+        raise _changed(place.block.file)
+    return data
+
+
+def _read_blocks(
+    path: Path, wanted: Sequence[tuple[Block, str]]
+) -> dict[tuple[Block, str], torch.Tensor]:
+    result: dict[tuple[Block, str], torch.Tensor] = {}
+    try:
+        with path.open("rb") as file:
+            length = path.stat().st_size
+            spans: dict[Block, tuple[int, int]] = {}
+            for block, dtype in wanted:
+                if block.compressed:
+                    result[block, dtype] = _tensor(_decompress(file, block), dtype, 0, block.size)
+                elif block not in spans:
+                    start = _data_start(file, block)
+                    if start + block.size > length:
+                        raise _changed(path)
+                    spans[block] = (start, start + block.size)
+            mappings = _map(file, spans.values())
+    except (OSError, ValueError) as error:
+        raise UnreadableFileError(f"{path}: cannot be read: {error}") from error
+    for block, dtype in wanted:
+        if block in spans:
+            start, end = spans[block]
+            mapping, origin = next(
+                (mapped, origin)
+                for (first, last), (mapped, origin) in mappings.items()
+                if first <= start and end <= last
+            )
+            result[block, dtype] = _tensor(mapping, dtype, start - origin, block.size)
+    return result
+
+
+def _map(
+    file: BinaryIO, spans: Iterable[tuple[int, int]]
+) -> dict[tuple[int, int], tuple[mmap.mmap | bytearray, int]]:
+    """Mappings that cover all *spans*, each with the file offset at which it begins."""
+    runs: list[list[int]] = []
+    for start, end in sorted(spans):
+        if runs and start - runs[-1][1] <= _MAPPING_GAP:
+            runs[-1][1] = max(runs[-1][1], end)
+        else:
+            runs.append([start, end])
+    mappings: dict[tuple[int, int], tuple[mmap.mmap | bytearray, int]] = {}
+    for start, end in runs:
+        origin = start - start % mmap.ALLOCATIONGRANULARITY
+        mappings[start, end] = (
+            mmap.mmap(file.fileno(), end - origin, access=mmap.ACCESS_COPY, offset=origin)
+            if end > start
+            else bytearray(),
+            origin if end > start else start,
+        )
+    return mappings
+
+
+def _tensor(buffer: mmap.mmap | bytearray, dtype: str, start: int, size: int) -> torch.Tensor:
+    import torch
+
+    torch_dtype: torch.dtype = getattr(torch, _TORCH_DTYPES[dtype])
+    element = torch_dtype.itemsize
+    count = size // element
+    if count == 0:
+        return torch.empty(0, dtype=torch_dtype)
+    if start % element:  # headers of odd length exist; kernels may assume aligned numbers
+        buffer, start = bytearray(buffer[start : start + size]), 0
+    return torch.frombuffer(buffer, dtype=torch_dtype, count=count, offset=start)
+
+
+def _data_start(file: BinaryIO, block: Block) -> int:
+    if block.entry is None:
+        return block.start
+    file.seek(block.start)
+    header = file.read(_ZIP_LOCAL_HEADER.size)
+    if len(header) != _ZIP_LOCAL_HEADER.size or not header.startswith(b"PK\x03\x04"):
+        raise _changed(block.file)
+    *_, name_length, extra_length = _ZIP_LOCAL_HEADER.unpack(header)
+    return block.start + len(header) + int(name_length) + int(extra_length)
+
+
+def _decompress(file: BinaryIO, block: Block) -> bytearray:
+    assert block.entry is not None
+    try:
+        with zipfile.ZipFile(file) as archive, archive.open(block.entry) as entry:
+            data = bytearray(entry.read(block.size + 1))
+    except (zipfile.BadZipFile, KeyError, RuntimeError, NotImplementedError, EOFError) as error:
+        raise UnreadableFileError(f"{block.file}: entry {block.entry!r}: {error}") from error
+    except Exception as error:  # zlib.error and its like have no common base
+        if type(error).__module__ not in {"zlib", "_bz2", "_lzma", "lzma"}:
+            raise
+        raise UnreadableFileError(f"{block.file}: entry {block.entry!r}: {error}") from error
+    if len(data) != block.size:
+        raise _changed(block.file)
+    return data
+
+
+def _changed(path: Path) -> UnreadableFileError:
+    return UnreadableFileError(f"{path}: is damaged, or has changed since it was opened.")

@@ -1,0 +1,1 @@
+"""Reads LoRA files and computes what they change in a text encoder."""

@@ -1,0 +1,1 @@
+"""The text encoder in torch; knows neither files nor text."""

@@ -1,0 +1,1 @@
+"""Parses prompt syntax into weighted segments; needs no tokenizer and no torch."""

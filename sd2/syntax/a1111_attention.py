@@ -1,0 +1,177 @@
+"""A1111's brackets: a text without prompt editing to weighted segments.
+
+``(x)`` multiplies by 1.1, ``(x:1.5)`` by 1.5, ``[x]`` by 1/1.1, whatever surrounds them. Round and
+square brackets do not see each other: in ``(a [b) c]`` the ranges overlap. One that is never closed
+counts to the end, one that closes nothing is text. A backslash makes a bracket or backslash text,
+and vanishes before anything else. ``BREAK`` ends a section.
+
+Unlike A1111, ``BREAK`` also works inside brackets (there, its mark is multiplied away), and
+``(x:1.2.3)``, which fails there, closes like any ``)``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from .comfy import GROUP_FACTOR, LARGEST_WEIGHT, SENSIBLE_WEIGHT, Segment
+
+_MARKS = re.compile(r"\\[()\[\]\\]|[\\()\[\]]|:\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*\)|[^\\()\[\]:]+|:")
+_BREAK = re.compile(r"\bBREAK\b")
+
+EXACT_DEPTH = 16
+"""Brackets around a text whose factors are multiplied in A1111's order, to the last bit."""
+
+
+@dataclass
+class _Range:
+    """What one bracket multiplies."""
+
+    outer: _Range | None
+    factor: float = 1.0
+    closed: int = 0
+    """Which range of all was closed, so multiplied, first."""
+    product: float = 1.0
+    """Of this factor and all outer ones."""
+
+
+@dataclass(frozen=True)
+class _Piece:
+    text: str
+    ranges: tuple[_Range | None, _Range | None] = (None, None)
+    is_break: bool = False
+
+
+class _Kind:
+    """Brackets of one kind: those open now, and what closing them does."""
+
+    def __init__(self, bracket: str, factor: float) -> None:
+        self.bracket = bracket
+        self.factor = factor
+        self.innermost: _Range | None = None
+        self.all: list[_Range] = []  # each after those around it
+
+    def open(self) -> None:
+        self.innermost = _Range(self.innermost)
+        self.all.append(self.innermost)
+
+    def close(self, factor: float, number: int) -> None:
+        assert self.innermost is not None
+        self.innermost.factor, self.innermost.closed = _limited(factor), number
+        self.innermost = self.innermost.outer
+
+    def unclosed(self) -> list[_Range]:
+        """From the outermost to the innermost, as A1111 closes them at the end."""
+        found = []
+        one = self.innermost
+        while one is not None:
+            found.append(one)
+            one = one.outer
+        return found[::-1]
+
+
+def parse_attention(text: str) -> tuple[tuple[tuple[Segment, ...], ...], tuple[str, ...]]:
+    """The sections of *text*, each of segments, and warnings."""
+    round_, square = _Kind("(", GROUP_FACTOR), _Kind("[", 1 / GROUP_FACTOR)
+    opening, closing = {"(": round_, "[": square}, {")": round_, "]": square}
+    pieces: list[_Piece] = []
+    warnings: list[str] = []
+    count = 0
+
+    for match in _MARKS.finditer(text):
+        mark, weight = match.group(), match.group(1)
+        kind = closing.get(mark[-1]) if len(mark) == 1 or weight is not None else None
+        if mark in opening:
+            opening[mark].open()
+        elif kind is not None and kind.innermost is not None:
+            count += 1
+            kind.close(kind.factor if weight is None else float(weight), count)
+        elif mark[0] == "\\":
+            pieces.append(_Piece(mark[1:], (round_.innermost, square.innermost)))
+        else:
+            if kind is not None:
+                warnings.append(f"a '{mark[-1]}' that closes nothing was read as text")
+            pieces.extend(_split_at_breaks(mark, (round_.innermost, square.innermost)))
+
+    for kind in (round_, square):
+        pending = kind.unclosed()
+        for one in pending:
+            count += 1
+            one.factor, one.closed = kind.factor, count
+        if pending:
+            warnings.append(
+                f"{len(pending)} '{kind.bracket}' never closed: in A1111's dialect it counts to "
+                "the end of the text"
+            )
+        for one in kind.all:
+            one.product = _limited(one.factor * (one.outer.product if one.outer else 1.0))
+
+    sections = tuple(tuple(section) for section in _sections(pieces))
+    far = [segment for section in sections for segment in section if _is_far(segment)]
+    if far:
+        warnings.append(
+            f"weight {far[0].weight:.3g} of '{far[0].text.strip()[:40]}' is far from 1"
+            + (f" (and {len(far) - 1} more)" if len(far) > 1 else "")
+        )
+    return sections, tuple(warnings)
+
+
+def _split_at_breaks(text: str, ranges: tuple[_Range | None, _Range | None]) -> Iterator[_Piece]:
+    parts = _BREAK.split(text)
+    for index, part in enumerate(parts):
+        if index:
+            yield _Piece("", is_break=True)
+            part = part.lstrip()
+        yield _Piece(part if index == len(parts) - 1 else part.rstrip(), ranges)
+
+
+def _sections(pieces: list[_Piece]) -> Iterator[list[Segment]]:
+    """Neighbours of equal weight joined, as A1111 does before it makes tokens of them."""
+    section: list[Segment] = []
+    texts: list[str] = []
+    weight = 1.0
+
+    def flush() -> None:
+        text = "".join(texts)
+        if text:
+            section.append(Segment(text, weight))
+        texts.clear()
+
+    for piece in pieces:
+        if piece.is_break:
+            flush()
+            yield section
+            section = []
+            continue
+        own = _weight(*piece.ranges)
+        if own != weight:
+            flush()
+            weight = own
+        texts.append(piece.text)
+    flush()
+    yield section
+
+
+def _weight(*innermost: _Range | None) -> float:
+    factors: list[tuple[int, float]] = []
+    beyond = 1.0
+    for one in innermost:
+        depth = 0
+        while one is not None and depth < EXACT_DEPTH:
+            factors.append((one.closed, one.factor))
+            one, depth = one.outer, depth + 1
+        if one is not None:
+            beyond *= one.product
+    weight = 1.0
+    for _, factor in sorted(factors):
+        weight = _limited(weight * factor)
+    return _limited(weight * beyond)
+
+
+def _limited(weight: float) -> float:
+    return max(-LARGEST_WEIGHT, min(LARGEST_WEIGHT, weight))
+
+
+def _is_far(segment: Segment) -> bool:
+    return abs(segment.weight) > SENSIBLE_WEIGHT

@@ -1,0 +1,1 @@
+"""Turns weighted segments into chunks of 77 tokens."""

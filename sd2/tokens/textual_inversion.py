@@ -1,0 +1,158 @@
+"""Textual inversions by name: found inside the given folders, read once, never fatal.
+
+The order is fixed, so that a name means the same file everywhere: folders as given, each before its
+subfolders, subfolders by name; in a folder the exact name first, then ``EXTENSIONS`` in order.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import SD2ClipError
+
+if TYPE_CHECKING:
+    import torch
+
+_BACKSLASH = re.compile(r"(?<=[^\\/])\\(?=[^\\/])")
+
+EXTENSIONS = (".safetensors", ".pt", ".bin", ".png")
+
+# A folder changed this recently may change again without a new time stamp.
+_CLOCK_TICK_NS = 2_000_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """A usable textual inversion: ``vectors`` (n, width), float32, shared; do not write to them."""
+
+    path: Path
+    sha256: str
+    vectors: "torch.Tensor"
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """Why there is no embedding of a name. ``path`` is None if there is no file either."""
+
+    path: Path | None
+    reason: str
+
+
+def load_embedding(name: str, folders: Sequence[str], width: int, key: str) -> Embedding | Unusable:
+    """The embedding called *name*, read again only if its file has changed."""
+    path = find_embedding(name, folders)
+    if path is None:
+        return Unusable(None, f"no file of this name in {', '.join(folders) or 'no folder'}")
+    try:
+        stat = path.stat()
+        return _read(path, (stat.st_mtime_ns, stat.st_size, stat.st_ino), width, key)
+    except OSError as error:
+        return Unusable(path, f"it cannot be read ({error})")
+
+
+def find_embedding(name: str, folders: Sequence[str]) -> Path | None:
+    """The file meant by *name*, which may contain subfolders but never leads out of *folders*."""
+    if not name:
+        return None
+    # Between two names a backslash may be Windows's separator, whatever system this is.
+    spellings = dict.fromkeys((name, _BACKSLASH.sub("/", name)))
+    for spelling in spellings:
+        for folder in folders:
+            for inner in _subfolders(folder):
+                if path := _file_in(inner, spelling):
+                    return path
+    return None
+
+
+def embedding_names(folders: Sequence[str]) -> list[str]:
+    """The names of all files that may be embeddings, without folder and extension, sorted."""
+    names: set[str] = set()
+    for folder in folders:
+        for inner in _subfolders(folder):
+            with contextlib.suppress(OSError), os.scandir(inner) as entries:
+                names.update(
+                    stem
+                    for stem, extension in (os.path.splitext(entry.name) for entry in entries)
+                    if extension.lower() in EXTENSIONS
+                )
+    return sorted(names)
+
+
+def _file_in(folder: str, name: str) -> Path | None:
+    root = os.path.abspath(folder)
+    path = os.path.abspath(os.path.join(root, name))
+    # Of the text, not of the target: links inside the folder may point anywhere, as in ComfyUI.
+    if path == root or not path.startswith(os.path.join(root, "")):
+        return None
+    for extension in ("", *EXTENSIONS):
+        if os.path.isfile(path + extension):
+            return Path(path + extension)
+    return None
+
+
+_walks: dict[str, tuple[int, dict[str, int]]] = {}
+
+
+def _subfolders(folder: str) -> list[str]:
+    """*folder* and all folders below it. Walked again only when one of them has changed."""
+    if folder in _walks:
+        walked, times = _walks[folder]
+        if all(
+            _changed(path) == then and then < walked - _CLOCK_TICK_NS
+            for path, then in times.items()
+        ):
+            return list(times)
+    walked = time.time_ns()
+    times = {path: _changed(path) for path in _walk(folder)}
+    _walks[folder] = (walked, times)
+    return list(times)
+
+
+def _walk(folder: str) -> Iterator[str]:
+    pending = [folder]
+    seen: set[str] = set()
+    while pending:
+        path = pending.pop()
+        target = os.path.realpath(path)
+        if target in seen:
+            continue  # a link to a folder above itself
+        seen.add(target)
+        yield path
+        try:
+            with os.scandir(path) as entries:
+                inner = sorted(entry.path for entry in entries if entry.is_dir())
+        except OSError:
+            continue  # not there or not ours to read: nothing can be found in it
+        pending.extend(reversed(inner))
+
+
+def _changed(folder: str) -> int:
+    try:
+        return os.stat(folder).st_mtime_ns
+    except OSError:
+        return 0
+
+
+@lru_cache(maxsize=256)
+def _read(path: Path, version: tuple[int, ...], width: int, key: str) -> Embedding | Unusable:
+    """*version* is not looked at: it makes an edited file a new entry of the cache."""
+    from .textual_inversion_file import read_vectors
+
+    try:
+        found = read_vectors(path, width, key)
+        with path.open("rb") as file:
+            digest = hashlib.sha256()
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except SD2ClipError as error:
+        return Unusable(path, str(error))
+    note = f"{found.dropped} of its vectors contain nan or inf" if found.dropped else ""
+    return Embedding(path, digest.hexdigest(), found.rows, note)

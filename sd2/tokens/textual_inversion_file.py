@@ -1,0 +1,158 @@
+"""The forms in which textual inversions are stored, each read to vectors of one width.
+
+Which tensor of a file is meant is judged by its width first and by its name second: names lie
+(bundles exist whose ``clip_g`` is CLIP-L's 768 wide), widths cannot.
+"""
+
+import base64
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import SD2ClipError
+from ..files.torch_file import load_pickle
+
+PNG_START = b"\x89PNG\r\n\x1a\n"
+FAMILIES = {768: "SD1 or SDXL's CLIP-L", 1024: "SD2", 1280: "SDXL's CLIP-bigG"}
+
+# A1111 packs a list as {"TORCHTENSOR": [...]} into base64 JSON, in a text chunk of this name.
+_PNG_KEYWORD = b"sd-ti-embedding"
+_PNG_TENSOR = "TORCHTENSOR"
+
+
+class UnusableEmbeddingError(SD2ClipError):
+    """A file is no textual inversion, or not one for this text encoder."""
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """``rows`` (n, width), float32 on the CPU and finite; ``dropped`` rows were not."""
+
+    rows: torch.Tensor
+    dropped: int = 0
+
+
+def read_vectors(path: Path, width: int, key: str) -> Vectors:
+    """The vectors of *width* in a file; *key* is the encoder's name in files for several encoders.
+
+    Raises UnusableEmbeddingError, or the errors of reading.
+    """
+    with path.open("rb") as file:
+        start = file.read(9)
+    # Tensors made in ComfyUI's inference mode could not be used outside of it.
+    with torch.inference_mode(False), torch.no_grad():
+        # Safetensors first: its length, before the brace, may begin like anything.
+        if start[8:] == b"{":
+            found = _read_safetensors(path, width, key)
+        elif start.startswith(PNG_START):
+            found = _choose(_read_png(path), width, key)
+        else:
+            found = _choose(load_pickle(path), width, key)
+        rows = torch.cat([tensor.float().reshape(-1, width) for tensor in found])
+        finite = rows.isfinite().all(dim=1)
+        kept = rows if bool(finite.all()) else rows[finite]
+    if not len(kept):
+        raise UnusableEmbeddingError("all its vectors contain nan or inf")
+    return Vectors(kept, len(rows) - len(kept))
+
+
+def _choose(content: Any, width: int, key: str) -> list[torch.Tensor]:
+    tensors = dict(_flatten(content))
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    names = choose_names(shapes, width, key, every=isinstance(content, list))
+    return [tensors[name] for name in names]
+
+
+def _flatten(content: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """All floating-point tensors of nested dicts and lists, in order, named ``outer.inner``."""
+    pending: list[tuple[str, Any]] = [("", content)]
+    while pending:
+        name, value = pending.pop()
+        if isinstance(value, torch.Tensor):
+            if value.is_floating_point():
+                yield name, value
+            continue
+        if isinstance(value, Mapping):
+            items = [(str(key), inner) for key, inner in value.items()]
+        elif isinstance(value, list | tuple):
+            items = [(str(index), inner) for index, inner in enumerate(value)]
+        else:
+            continue
+        pending.extend((f"{name}.{key}" if name else key, inner) for key, inner in reversed(items))
+
+
+def choose_names(
+    shapes: Mapping[str, tuple[int, ...]], width: int, key: str, *, every: bool
+) -> list[str]:
+    """Which tensors make up the embedding; with *every*, all that fit. Never empty."""
+    fitting = [name for name, shape in shapes.items() if shape[-1:] == (width,) and 0 not in shape]
+    if not fitting:
+        raise UnusableEmbeddingError(_misfit(shapes, width))
+    if every:
+        return fitting
+    # A1111 names its one tensor '*'.
+    if params := [name for name in fitting if name.startswith("string_to_param.")]:
+        return params[:1]
+    if key in fitting:
+        return [key]
+    # LoRA files may carry some: bundle_emb.<name>.string_to_param.* or bundle_emb.<name>.<key>
+    bundled = [name for name in fitting if name.startswith("bundle_emb.")]
+    for ending in (".string_to_param.*", f".{key}"):
+        if chosen := [name for name in bundled if name.endswith(ending)]:
+            return chosen
+    if any(name.endswith(".weight") for name in shapes):
+        raise UnusableEmbeddingError("it is a LoRA or a model, not a textual inversion")
+    return fitting[:1]  # kohya's emb_params, diffusers' <token>, a bare tensor
+
+
+def _misfit(shapes: Mapping[str, tuple[int, ...]], width: int) -> str:
+    widths = sorted({shape[-1] for shape in shapes.values() if shape and 0 not in shape})
+    if not widths:
+        return "it holds no vectors"
+    found = ", ".join(f"{w} ({FAMILIES[w]})" if w in FAMILIES else str(w) for w in widths[:4])
+    return f"its vectors are {found} wide, and this text encoder takes {width}"
+
+
+def _read_safetensors(path: Path, width: int, key: str) -> list[torch.Tensor]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            # Shapes first: the file may be a LoRA, or a whole model by mistake.
+            slices = {name: file.get_slice(name) for name in sorted(file.keys())}
+            shapes = {
+                name: tuple(part.get_shape())
+                for name, part in slices.items()
+                if part.get_dtype().startswith(("F", "BF"))
+            }
+            return [file.get_tensor(name) for name in choose_names(shapes, width, key, every=False)]
+    except SafetensorError as error:
+        raise UnusableEmbeddingError(f"it is no readable embedding file ({error})") from error
+
+
+def _read_png(path: Path) -> Any:
+    data = path.read_bytes()
+    position = len(PNG_START)
+    while position + 8 <= len(data):
+        (length,) = struct.unpack_from(">I", data, position)
+        body = data[position + 8 : position + 8 + length]
+        keyword, _, text = body.partition(b"\0")
+        if data[position + 4 : position + 8] == b"tEXt" and keyword == _PNG_KEYWORD:
+            try:
+                return json.loads(base64.b64decode(text), object_hook=_png_tensor)
+            except (ValueError, TypeError, RecursionError) as error:
+                raise UnusableEmbeddingError(f"its embedding is damaged ({error})") from error
+        position += length + 12
+    raise UnusableEmbeddingError(
+        "this picture has no text chunk 'sd-ti-embedding' (vectors hidden in its pixels are not "
+        "read; take the .pt or .safetensors file)"
+    )
+
+
+def _png_tensor(value: dict[str, Any]) -> Any:
+    return torch.tensor(value[_PNG_TENSOR]) if _PNG_TENSOR in value else value

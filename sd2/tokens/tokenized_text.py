@@ -1,0 +1,161 @@
+"""What became of a text: its tokens in chunks, and everything the user should know about it."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+
+from .bpe import Vocabulary
+
+if TYPE_CHECKING:
+    import torch
+
+Kind: TypeAlias = Literal["start", "token", "embedding", "end", "pad"]
+log = logging.getLogger("sd2_clip")
+_logged: set[tuple[str, str]] = set()
+
+LISTED = 5  # items of one kind that the report writes out
+
+
+class Token(NamedTuple):
+    """A position of a chunk. ``value`` is a vocabulary id, or an embedding's vector (width,)."""
+
+    value: "int | torch.Tensor"
+    weight: float
+    word: int
+    """Number of the group of tokens that belongs together, from 1; 0 for start, end and pad."""
+    kind: Kind
+    label: str = ""
+    """How an embedding's vector is called: ``embedding:name[2/4]``."""
+
+
+@dataclass(frozen=True)
+class UsedEmbedding:
+    """A textual inversion whose ``rows`` vectors are among the tokens."""
+
+    name: str
+    path: str
+    sha256: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class IgnoredEmbedding:
+    """A textual inversion that was asked for and left out."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedText:
+    """A text as the encoder takes it: chunks of equal length, each ``start … end pad …``."""
+
+    chunks: tuple[tuple[Token, ...], ...]
+    vocabulary: Vocabulary = field(repr=False)
+    embeddings: tuple[UsedEmbedding, ...] = ()
+    ignored: tuple[IgnoredEmbedding, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def pairs(self, word_ids: bool = False) -> list[list[tuple[Any, ...]]]:
+        """The chunks as ComfyUI passes them: ``(value, weight)``, or with the word id third."""
+        length = 3 if word_ids else 2
+        return [[token[:length] for token in chunk] for chunk in self.chunks]
+
+    @property
+    def token_count(self) -> int:
+        """Tokens of the text and vectors of embeddings, without start, end and pad."""
+        return sum(token.word > 0 for chunk in self.chunks for token in chunk)
+
+    def cut_words(self) -> list[str]:
+        """The words that a chunk's end falls into, with ``|`` where they are cut."""
+        return list(self._cut_words())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All positions in order, ready for JSON.
+
+        ``id`` is null for an embedding's vector; ``ends_word`` is false where the next token goes
+        on without a blank.
+        """
+        return [
+            {
+                "id": None if token.kind == "embedding" else token.value,
+                "text": self._text(token),
+                "weight": token.weight,
+                "chunk": number,
+                "word": token.word,
+                "kind": token.kind,
+                "ends_word": self._ends_word(token),
+            }
+            for number, chunk in enumerate(self.chunks)
+            for token in chunk
+        ]
+
+    def log_ignored(self) -> None:
+        """Warn of ignored embeddings, once per process for each name and reason.
+
+        For whoever encodes the text: one who only shows it, perhaps half typed, should not.
+        """
+        for item in self.ignored:
+            if (item.name, item.reason) not in _logged:
+                _logged.add((item.name, item.reason))
+                log.warning("embedding:%s is ignored: %s", item.name, item.reason)
+
+    def report(self) -> str:
+        """The counts, what was used, ignored and cut, and the warnings; a line for each."""
+        chunks, length = len(self.chunks), len(self.chunks[0])
+        counts = f"{_count(self.token_count, 'token')}, {_count(chunks, 'chunk')} of {length}"
+        lines = [f"{counts}: conditioning of {chunks * length} rows"]
+        if self.embeddings:
+            used = [f"{e.name} ({_count(e.rows, 'vector')})" for e in self.embeddings]
+            lines.append(f"embeddings: {_listed(used)}")
+        lines += [f"ignored: embedding:{item.name}: {item.reason}" for item in self.ignored]
+        if cut := self.cut_words():
+            lines.append(f"cut by the end of a chunk: {_listed(cut)}")
+        lines += [f"warning: {warning}" for warning in self.warnings]
+        return "\n".join(lines)
+
+    def _text(self, token: Token) -> str:
+        return token.label or self.vocabulary.readable(_id(token))
+
+    def _ends_word(self, token: Token) -> bool:
+        return token.kind == "embedding" or self.vocabulary.ends_word(_id(token))
+
+    def _cut_words(self) -> Iterator[str]:
+        contents = [[token for token in chunk if token.word] for chunk in self.chunks]
+        for before, after in pairwise(contents):
+            if not before or not after or before[-1].word != after[0].word:
+                continue
+            last, first = before[-1], after[0]
+            if last.kind == first.kind == "embedding":
+                yield f"{last.label} | {first.label}"
+            elif not self._ends_word(last):
+                head = [_id(last)]
+                for token in reversed(before[:-1]):
+                    if token.word != last.word or self._ends_word(token):
+                        break
+                    head.append(_id(token))
+                tail = []
+                for token in after:
+                    if token.word != last.word:
+                        break
+                    tail.append(_id(token))
+                    if self._ends_word(token):
+                        break
+                readable = self.vocabulary.readable
+                yield f"{readable(*reversed(head))}|{readable(*tail)}"
+
+
+def _id(token: Token) -> int:
+    assert isinstance(token.value, int)
+    return token.value
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _listed(items: list[str]) -> str:
+    more = len(items) - LISTED
+    return ", ".join(items[:LISTED]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,159 @@
+"""Every layout from file to conditioning, and what the loader says about it."""
+
+import layouts
+import pytest
+import sd2_clip
+import torch
+from sd2_clip.clip import load_clip
+from sd2_clip.sd2.errors import NotSD2Error, OptionError
+from sd2_clip.sd2.sd2_clip import SD2ClipModel, build_text_encoder
+
+OPTIONS = {"clip_h_model_config": layouts.TINY_CONFIG}
+TEXT = "a photograph of an (astronaut:1.3) riding a horse"
+
+
+@pytest.fixture(scope="module")
+def reference() -> SD2ClipModel:
+    """The encoder that every layout was written from."""
+    return build_text_encoder(layouts.canonical_encoder(), model_options=OPTIONS)
+
+
+def load(path, **arguments):
+    return load_clip.load_clip(path, device="cpu", dtype="fp32", model_options=OPTIONS, **arguments)
+
+
+@pytest.fixture
+def file(tmp_path):
+    return layouts.save_safetensors(layouts.canonical_encoder(), tmp_path / "sd2.safetensors")
+
+
+@pytest.fixture
+def short_file(tmp_path):
+    encoder = layouts.diffusers(layouts.canonical_encoder())
+    return layouts.save_safetensors(encoder, tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("case", layouts.CASES, ids=lambda case: case.name)
+def test_every_layout_gives_the_same_conditioning(case, reference, tmp_path):
+    clip = load(layouts.write_case(case, tmp_path))
+    tokens = clip.tokenize(TEXT)
+    cond, pooled = clip.encode_from_tokens(tokens, return_pooled=True)
+    expected, expected_pooled = reference.encode_token_weights(tokens)
+    rounding = 1e-5 if case.dtype == torch.float32 else 5e-2
+    torch.testing.assert_close(cond, expected, atol=rounding, rtol=0)
+    if case.projection and not case.short:
+        torch.testing.assert_close(pooled, expected_pooled, atol=rounding, rtol=0)
+    assert pooled.isfinite().all()
+
+
+def test_the_last_layer_of_a_short_file_is_its_penultimate_and_that_is_said(short_file, caplog):
+    clip = load(short_file, layer="last")
+    penultimate = load(short_file)
+    torch.testing.assert_close(clip.encode(TEXT), penultimate.encode(TEXT))
+    assert "layer 4 was chosen, but the file has 3" in caplog.text
+    assert "layer 4 was chosen, but the file has 3" in clip.cond_stage_model.source.describe()
+
+
+def test_a_layer_set_later_on_a_short_file_is_said_too(short_file, caplog):
+    clip = load(short_file)
+    clip.clip_layer(-1)
+    assert clip.encode(TEXT).isfinite().all()
+    assert "the file has only 3" in caplog.text
+
+
+def test_pooled_of_a_file_without_projection_is_the_unprojected_one(short_file):
+    clip = load(short_file)
+    tokens = clip.tokenize(TEXT)
+    _, pooled = clip.encode_from_tokens(tokens, return_pooled=True)
+    _, unprojected = clip.encode_from_tokens(tokens, return_pooled="unprojected")
+    torch.testing.assert_close(pooled, unprojected)
+
+
+def test_weights_of_the_wanted_type_are_not_copied(file):
+    clip = load(file)
+    weight = clip.cond_stage_model.clip_h.transformer.text_model.final_layer_norm.weight
+    with torch.no_grad():
+        weight.fill_(0)  # a private mapping: the file must not see it
+    fresh = load(file).cond_stage_model.clip_h.transformer.text_model.final_layer_norm.weight
+    assert fresh.any()
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bfloat16", torch.float16], ids=str)
+def test_dtype_is_honoured(dtype, file):
+    clip = load_clip.load_clip(file, device="cpu", dtype=dtype, model_options=OPTIONS)
+    expected = {"fp16": torch.float16, "bfloat16": torch.bfloat16}.get(dtype, dtype)
+    types = {p.dtype for n, p in clip.cond_stage_model.named_parameters() if "logit" not in n}
+    assert types == {expected}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"dtype": "int8"}, {"device": "tpu"}, {"paths": []}, {"paths": ["a", "b"]}],
+    ids=str,
+)
+def test_an_option_that_cannot_be_is_an_error(arguments, file):
+    with pytest.raises(OptionError):
+        load_clip.load_clip(**{"paths": file, **arguments})
+
+
+def test_digest_depends_on_the_weights_alone(file, tmp_path):
+    def digest(path):
+        return load(path).cond_stage_model.source.digest()
+
+    same = layouts.write_case(next(c for c in layouts.CASES if c.name == "ldm-ckpt"), tmp_path)
+    other = layouts.save_safetensors(layouts.canonical_encoder(seed=1), tmp_path / "o.safetensors")
+    assert digest(file) == digest(same) != digest(other)
+
+
+def test_a_file_that_was_changed_after_loading_has_no_digest(file):
+    clip = load(file)
+    layouts.save_safetensors({"x": torch.zeros(3)}, file)
+    assert "changed after it was loaded" in clip.cond_stage_model.source.digest()
+
+
+def test_random_weights_are_announced(tmp_path, caplog):
+    from safetensors.torch import save_file
+
+    path = tmp_path / "demo.safetensors"
+    save_file(layouts.canonical_encoder(), path, {load_clip.RANDOM_WEIGHTS_KEY: "seed 2"})
+    assert "RANDOM WEIGHTS" in load(path).cond_stage_model.source.describe()
+    assert "RANDOM WEIGHTS" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"), [("penultimate", -2), ("last", -1)], ids=lambda value: str(value)
+)
+def test_load_checkpoint_honours_the_yamls_layer(layer, expected, file, tmp_path, reference):
+    yaml = tmp_path / "v2-inference.yaml"
+    yaml.write_text(
+        "model:\n  params:\n    cond_stage_config:\n"
+        "      target: ldm.modules.encoders.modules.FrozenOpenCLIPEmbedder\n"
+        f"      params: {{freeze: True, layer: {layer}}}\n"
+    )
+    clip = load_clip.load_checkpoint(yaml, file, device="cpu", dtype="fp32", model_options=OPTIONS)
+    reference.clip_layer(expected)
+    tokens = clip.tokenize(TEXT)
+    torch.testing.assert_close(
+        clip.encode_from_tokens(tokens), reference.encode_token_weights(tokens)[0]
+    )
+    reference.reset_clip_layer()
+
+
+def test_load_checkpoint_needs_no_yaml(file):
+    clip = sd2_clip.load_checkpoint(ckpt_path=file, device="cpu", model_options=OPTIONS)
+    torch.testing.assert_close(clip.encode(TEXT), load(file).encode(TEXT))
+
+
+def test_another_models_file_is_named(tmp_path):
+    path = layouts.save_safetensors({"conv.weight": torch.zeros(3)}, tmp_path / "x.safetensors")
+    with pytest.raises(NotSD2Error, match=r"x\.safetensors"):
+        load(path)
+
+
+def test_embeddings_come_from_the_hosts_folders(file, standalone, tmp_path):
+    rows = torch.randn(2, layouts.TINY_CONFIG["hidden_size"])
+    layouts.save_safetensors(
+        {"emb_params": rows}, tmp_path / "models" / "embeddings" / "style.safetensors"
+    )
+    (chunk,) = load(file).tokenize("embedding:style")["h"]
+    torch.testing.assert_close(chunk[1][0], rows[0])

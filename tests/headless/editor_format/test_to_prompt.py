@@ -1,0 +1,417 @@
+import pytest
+from fake_graph import fake_node
+from sd2_clip.headless.editor_format.document import read_ui_document
+from sd2_clip.headless.editor_format.to_prompt import convert_ui_workflow
+from sd2_clip.headless.workflow_errors import BrokenWorkflowError
+from ui_canvas import Canvas
+
+TEXT = ("STRING", {"multiline": True})
+
+CLASSES = {
+    "Load": fake_node(
+        required={"name": (["a.pt", "b.pt"], {})},
+        optional={"index": ("INT", {"default": -2})},
+        returns=("CLIP", "STRING"),
+        TITLE="Load It",
+    ),
+    "Encode": fake_node(
+        required={"clip": ("CLIP", {}), "text": TEXT},
+        optional={"strength": ("FLOAT", {"default": 1.0})},
+        returns=("COND",),
+        TITLE="Encode It",
+    ),
+    "Save": fake_node(required={"cond": ("COND", {})}, OUTPUT_NODE=True),
+    "Combine": fake_node(required={"one": ("COND", {}), "other": ("COND", {})}, returns=("COND",)),
+    "Sample": fake_node(
+        required={
+            "seed": ("INT", {}),
+            "steps": ("INT", {"default": 20}),
+            "method": (["euler", "heun"], {"control_after_generate": True}),
+            "model": ("MODEL", {"forceInput": True}),
+            "size": ("INT", {"control_after_generate": True}),
+            "name": ("STRING", {"default": "x"}),
+        },
+        returns=("*",),
+    ),
+    "Lists": fake_node(required={"sizes": ("COLOR", {})}),
+}
+
+
+def convert(canvas, version=0.4):
+    document = canvas if isinstance(canvas, dict) else canvas.document(version)
+    return convert_ui_workflow(document, CLASSES)[0]
+
+
+def inputs(canvas, node_id):
+    return convert(canvas)[node_id]["inputs"]
+
+
+def notes(canvas):
+    return convert_ui_workflow(canvas.document(), CLASSES)[1]
+
+
+def basic():
+    canvas = Canvas()
+    canvas.add(1, "Load", ["b.pt", -1], outputs="CLIP:CLIP info:STRING")
+    canvas.add(2, "Encode", ["a cat", 0.5], inputs="clip:CLIP", outputs="COND:COND")
+    canvas.add(3, "Save", inputs="cond:COND", title="Keep")
+    canvas.link(1, 0, 2, "clip")
+    canvas.link(2, 0, 3, "cond")
+    return canvas
+
+
+BASIC = {
+    "1": {
+        "inputs": {"name": "b.pt", "index": -1},
+        "class_type": "Load",
+        "_meta": {"title": "Load It"},
+    },
+    "2": {
+        "inputs": {"text": "a cat", "strength": 0.5, "clip": ["1", 0]},
+        "class_type": "Encode",
+        "_meta": {"title": "Encode It"},
+    },
+    "3": {"inputs": {"cond": ["2", 0]}, "class_type": "Save", "_meta": {"title": "Keep"}},
+}
+
+
+@pytest.mark.parametrize("version", [0.4, 1])
+def test_both_schemas(version):
+    assert convert(basic(), version) == BASIC
+
+
+def test_ids_may_be_texts():
+    document = basic().document()
+    for node in document["nodes"]:
+        node["id"] = str(node["id"])
+    assert convert(document) == BASIC
+
+
+def test_links_may_be_an_object_by_id():
+    document = basic().document(1)
+    document["links"] = {str(link["id"]): link for link in document["links"]}
+    assert convert(document) == BASIC
+
+
+def test_empty_entries_of_links_are_skipped():
+    document = basic().document()
+    document["links"].insert(0, None)
+    assert convert(document) == BASIC
+
+
+# Widgets
+
+SAMPLE = {"seed": 7, "steps": 30, "method": "heun", "size": 5, "name": "n"}
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        pytest.param(
+            [7, "randomize", 30, "heun", "fixed", "", 5, "increment", "n"], id="by position"
+        ),
+        pytest.param([7, 30, "heun", 5, "n"], id="without the editor's own widgets"),
+        pytest.param(
+            [7, "randomize", 30, "heun", "fixed", "", None, 5, "increment", "n"],
+            id="with a dummy for forceInput",
+        ),
+        pytest.param({**SAMPLE, "control_after_generate": "fixed"}, id="by name"),
+    ],
+)
+def test_widget_values(saved):
+    canvas = Canvas()
+    canvas.add(1, "Sample", saved, inputs="model:MODEL")
+    assert inputs(canvas, "1") == SAMPLE
+
+
+@pytest.mark.parametrize(
+    ("positions", "expected"),
+    [
+        pytest.param(["a.pt", 0], {"name": "a.pt", "index": 0}, id="positions fit"),
+        pytest.param(["a.pt"], {"name": "b.pt", "index": 9}, id="too few"),
+        pytest.param(["a.pt", 0, 1], {"name": "b.pt", "index": 9}, id="too many"),
+        pytest.param([0, "a.pt"], {"name": "b.pt", "index": 9}, id="other types"),
+        pytest.param(["a.pt", True], {"name": "b.pt", "index": 9}, id="a boolean is no number"),
+    ],
+)
+def test_names_count_where_positions_do_not_fit_the_class(positions, expected):
+    canvas = Canvas()
+    canvas.add(1, "Load", positions, widgets_values_named={"name": "b.pt", "index": 9})
+    assert inputs(canvas, "1") == expected
+
+
+@pytest.mark.parametrize("saved", [[], None, {}], ids=["empty", "absent", "empty object"])
+def test_widget_that_was_not_saved_has_its_default(saved):
+    canvas = Canvas()
+    canvas.add(1, "Sample", saved)
+    assert inputs(canvas, "1") == {
+        "seed": 0,
+        "steps": 20,
+        "method": "euler",
+        "size": 0,
+        "name": "x",
+    }
+
+
+def test_input_added_to_a_class_later_has_its_default():
+    canvas = Canvas()
+    canvas.add(1, "Load", ["b.pt"])
+    assert inputs(canvas, "1") == {"name": "b.pt", "index": -2}
+
+
+def test_surplus_values_are_noted():
+    canvas = Canvas()
+    canvas.add(1, "Load", ["b.pt", 1, "old"])
+    assert notes(canvas) == (
+        "node 1 (Load): 1 saved widget values have no widget in this version of the class; ignored",
+    )
+
+
+def test_list_value_is_wrapped():
+    canvas = Canvas()
+    canvas.add(1, "Lists", [[1, 2]])
+    assert inputs(canvas, "1") == {"sizes": {"__value__": [1, 2]}}
+
+
+def test_link_replaces_the_value_of_a_converted_widget():
+    canvas = basic()
+    canvas.add(4, "Encode", ["own", 1], inputs="clip:CLIP text!:STRING", outputs="COND:COND")
+    canvas.link(1, 1, 4, "text")
+    assert inputs(canvas, "4") == {"text": ["1", 1], "strength": 1}
+
+
+def test_converted_widget_without_a_link_keeps_its_value():
+    canvas = Canvas()
+    canvas.add(4, "Encode", ["own", 1], inputs="clip:CLIP text!:STRING")
+    assert inputs(canvas, "4") == {"text": "own", "strength": 1}
+
+
+# Nodes of the editor alone
+
+
+def test_notes_vanish():
+    canvas = basic()
+    canvas.add(8, "Note", ["read me"])
+    canvas.add(9, "MarkdownNote", ["# read me"])
+    assert convert(canvas) == BASIC
+
+
+def test_reroutes_vanish():
+    canvas = Canvas()
+    canvas.add(1, "Load", ["b.pt", -1], outputs="CLIP:CLIP info:STRING")
+    canvas.add(7, "Reroute", inputs=":*", outputs=":*")
+    canvas.add(8, "Reroute", inputs=":*", outputs=":*")
+    canvas.add(2, "Encode", ["a cat", 0.5], inputs="clip:CLIP", outputs="COND:COND")
+    canvas.link(1, 0, 7, "")
+    canvas.link(7, 0, 8, "")
+    canvas.link(8, 0, 2, "clip")
+    assert convert(canvas) == {"1": BASIC["1"], "2": BASIC["2"]}
+
+
+def test_reroute_without_a_source_feeds_nothing():
+    canvas = Canvas()
+    canvas.add(7, "Reroute", inputs=":*", outputs=":*")
+    canvas.add(2, "Encode", ["a cat", 0.5], inputs="clip:CLIP", outputs="COND:COND")
+    canvas.link(7, 0, 2, "clip")
+    assert inputs(canvas, "2") == {"text": "a cat", "strength": 0.5}
+
+
+def test_reroutes_in_a_circle_are_an_error():
+    canvas = Canvas()
+    canvas.add(7, "Reroute", inputs=":*", outputs=":*")
+    canvas.add(8, "Reroute", inputs=":*", outputs=":*")
+    canvas.add(2, "Encode", inputs="clip:CLIP")
+    canvas.link(7, 0, 8, "")
+    canvas.link(8, 0, 7, "")
+    canvas.link(8, 0, 2, "clip")
+    with pytest.raises(BrokenWorkflowError, match=r"node 2 .*'clip'.* in a circle"):
+        convert(canvas)
+
+
+def test_thousands_of_reroutes():
+    canvas = Canvas()
+    canvas.add("s", "Load", ["b.pt", -1], outputs="CLIP:CLIP")
+    previous = "s"
+    for i in range(3_000):
+        canvas.add(i, "Reroute", inputs=":*", outputs=":*")
+        canvas.link(previous, 0, i, "")
+        canvas.add(f"e{i}", "Encode", inputs="clip:CLIP")
+        canvas.link(i, 0, f"e{i}", "clip")
+        previous = i
+    assert inputs(canvas, "e2999")["clip"] == ["s", 0]
+
+
+@pytest.mark.parametrize("mode", [0, 2, 4], ids=["always", "muted", "bypassed"])
+def test_primitive_fills_the_widgets_it_is_linked_to(mode):
+    canvas = Canvas()
+    canvas.add(5, "PrimitiveNode", ["from afar", "fixed"], outputs="STRING:STRING", mode=mode)
+    for target in (1, 2):
+        canvas.add(target, "Encode", ["own", 1], inputs="clip:CLIP text!:STRING")
+        canvas.link(5, 0, target, "text")
+    converted = convert(canvas)
+    assert list(converted) == ["1", "2"]
+    assert {node["inputs"]["text"] for node in converted.values()} == {"from afar"}
+
+
+@pytest.mark.parametrize("saved", [None, [], {}], ids=["absent", "empty", "empty object"])
+def test_primitive_without_a_value_leaves_the_widget_alone(saved):
+    canvas = Canvas()
+    canvas.add(5, "PrimitiveNode", saved, outputs="STRING:STRING")
+    canvas.add(1, "Encode", ["own", 1], inputs="clip:CLIP text!:STRING")
+    canvas.link(5, 0, 1, "text")
+    assert inputs(canvas, "1")["text"] == "own"
+
+
+# Mute and bypass
+
+
+def test_muted_node_and_its_links_vanish():
+    canvas = basic()
+    canvas.nodes[1]["mode"] = 2
+    assert convert(canvas) == {
+        "2": {**BASIC["2"], "inputs": {"text": "a cat", "strength": 0.5}},
+        "3": BASIC["3"],
+    }
+
+
+@pytest.mark.parametrize("mode", [1, 3], ids=["on event", "on trigger"])
+def test_other_modes_run(mode):
+    canvas = basic()
+    canvas.nodes[2]["mode"] = mode
+    assert convert(canvas) == BASIC
+
+
+def bypassed(types, given, wanted, slot=0):
+    """Which of the sources 0, 1, ... a bypassed node hands on to an input."""
+    canvas = Canvas()
+    canvas.add("b", "Absent", inputs=types, outputs=given, mode=4)
+    for i, entry in enumerate(canvas.nodes["b"]["inputs"]):
+        canvas.add(f"s{i}", "Absent", outputs=f"out:{entry['type']}")
+        canvas.link(f"s{i}", 0, "b", entry["name"])
+    canvas.add("t", "Absent", inputs=f"in:{wanted}")
+    canvas.link("b", slot, "t", "in")
+    source = convert(canvas)["t"]["inputs"].get("in")
+    return source if source is None else int(source[0][1:])
+
+
+@pytest.mark.parametrize(
+    ("types", "given", "wanted", "slot", "source"),
+    [
+        pytest.param("a:CLIP", "o:CLIP", "CLIP", 0, 0, id="same position"),
+        pytest.param("a:MODEL b:CLIP", "o:MODEL p:CLIP", "CLIP", 1, 1, id="second position"),
+        pytest.param("a:MODEL b:CLIP", "o:CLIP", "CLIP", 0, 1, id="first of the type"),
+        pytest.param("a:CLIP b:CLIP", "o:CLIP p:CLIP", "CLIP", 1, 1, id="position before type"),
+        pytest.param("a:VAE b:clip c:CLIP", "o:CLIP", "CLIP", 0, 2, id="exact before fitting"),
+        pytest.param("a:VAE b:CLIP,MODEL", "o:CLIP", "CLIP", 0, 1, id="one of several types"),
+        pytest.param("a:VAE b:*", "o:CLIP", "CLIP", 0, 1, id="wildcard input"),
+        pytest.param("a:VAE b:CLIP", "o:CLIP p:CLIP", "*", 1, 1, id="any type: same position"),
+        pytest.param("a:VAE", "o:CLIP p:CLIP", "*", 1, 0, id="any type: else the first"),
+        pytest.param("a:VAE", "o:CLIP", "CLIP", 0, None, id="nothing fits"),
+        pytest.param("", "o:CLIP", "CLIP", 0, None, id="no inputs"),
+    ],
+)
+def test_bypassed_node_hands_on_an_input(types, given, wanted, slot, source):
+    assert bypassed(types, given, wanted, slot) == source
+
+
+def test_bypassed_node_counts_inputs_as_its_class_does():
+    canvas = Canvas()
+    canvas.add(1, "Absent", outputs="o:COND")
+    canvas.add(2, "Combine", inputs="other:COND", outputs="COND:COND", mode=4)
+    canvas.add(3, "Save", inputs="cond:COND")
+    canvas.link(1, 0, 2, "other")
+    canvas.link(2, 0, 3, "cond")
+    assert inputs(canvas, "3") == {}  # position 0 is "one", which has no link
+
+
+def test_chain_of_bypassed_nodes():
+    canvas = Canvas()
+    canvas.add("s", "Load", outputs="CLIP:CLIP")
+    previous = "s"
+    for i in range(5_000):
+        canvas.add(i, "Absent", inputs="clip:CLIP", outputs="CLIP:CLIP", mode=4)
+        canvas.link(previous, 0, i, "clip")
+        previous = i
+    canvas.add("t", "Encode", inputs="clip:CLIP")
+    canvas.link(previous, 0, "t", "clip")
+    assert inputs(canvas, "t")["clip"] == ["s", 0]
+
+
+# Classes that are not there
+
+
+def test_absent_class_keeps_its_links():
+    canvas = basic()
+    canvas.add(4, "Absent", inputs="clip:CLIP")
+    canvas.link(1, 0, 4, "clip")
+    assert convert(canvas)["4"] == {
+        "inputs": {"clip": ["1", 0]},
+        "class_type": "Absent",
+        "_meta": {"title": "Absent"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("saved", "extra"),
+    [
+        pytest.param({"seed": 5, "text": "t"}, {}, id="by name"),
+        pytest.param(None, {"widgets_values_named": {"seed": 5, "text": "t"}}, id="named"),
+        pytest.param([5, "t"], {}, id="by the sockets of its widgets"),
+        pytest.param([5, "randomize", "t"], {}, id="with a control"),
+    ],
+)
+def test_absent_class_keeps_what_can_be_named(saved, extra):
+    canvas = Canvas()
+    canvas.add(1, "Absent", saved, inputs="seed!:INT text!:STRING", **extra)
+    assert inputs(canvas, "1") == {"seed": 5, "text": "t"}
+
+
+def test_absent_class_loses_values_without_names():
+    canvas = Canvas()
+    canvas.add(1, "Absent", [5, "t", 7], inputs="seed!:INT")
+    assert inputs(canvas, "1") == {}
+
+
+def test_group_node_of_old_editors_is_noted():
+    document = basic().document()
+    document["nodes"].append({"id": 9, "type": "workflow>Mine"})
+    document["extra"]["groupNodes"] = {"Mine": {"nodes": []}}
+    _, said = convert_ui_workflow(document, CLASSES)
+    assert said[0].startswith("node 9 (workflow>Mine): group nodes are not supported")
+
+
+def test_socket_of_a_combo_may_list_its_choices():
+    document = {"nodes": [{"id": 1, "type": "A", "inputs": [{"name": "m", "type": ["a", "b"]}]}]}
+    assert read_ui_document(document).root.nodes["1"].inputs[0].type == "COMBO"
+
+
+# Damage
+
+
+def test_link_that_is_not_there_is_noted():
+    canvas = basic()
+    canvas.links.clear()
+    assert "node 2 (Encode): input 'clip' names link 1, which is not there; ignored" in notes(
+        canvas
+    )
+
+
+def test_source_that_is_not_there_is_noted():
+    canvas = basic()
+    del canvas.nodes[1]
+    assert notes(canvas) == ("a link comes from node 1, which is not there; ignored",)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        pytest.param({"nodes": [5]}, "no id or no type", id="node is a number"),
+        pytest.param({"nodes": [{"id": 1}]}, "no id or no type", id="node without type"),
+        pytest.param({"nodes": [{"id": 1, "type": "A"}] * 2}, "second node", id="two ids"),
+        pytest.param({"links": [[1, 2, 0]]}, "link cannot be read", id="short link"),
+        pytest.param({"links": [[1, 2, "x", 3, 0, "*"]]}, "link cannot be read", id="slot is text"),
+    ],
+)
+def test_damage_is_named(damage, words):
+    with pytest.raises(BrokenWorkflowError, match=words):
+        convert({"nodes": [], "links": [], **damage})

@@ -1,0 +1,151 @@
+import json
+import struct
+import zlib
+
+import pytest
+from fake_graph import NODES, node
+from sd2_clip.headless.workflow import load_workflow
+from sd2_clip.headless.workflow_errors import NotAWorkflowError, WorkflowError
+
+PROMPT = {"1": node("Number", value=3, title="Ünïcode 猫"), "2": node("Show", value=["1", 0])}
+UI = {
+    "nodes": [{"id": 4, "type": "Number", "inputs": [], "outputs": [], "widgets_values": [5]}],
+    "links": [],
+}
+
+
+def chunk(kind, data):
+    body = kind + data
+    return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+
+def png(*chunks):
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(b"\0\0"))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + pixels + chunk(b"IEND", b"")
+
+
+def plain(key, document):
+    return chunk(b"tEXt", key.encode() + b"\0" + json.dumps(document).encode("latin-1"))
+
+
+def compressed(key, document):
+    text = zlib.compress(json.dumps(document).encode())
+    return chunk(b"zTXt", key.encode() + b"\0\0" + text)
+
+
+def international(key, document, *, compress=False):
+    text = json.dumps(document, ensure_ascii=False).encode()
+    if compress:
+        text = zlib.compress(text)
+    flag = b"\1" if compress else b"\0"
+    return chunk(
+        b"iTXt", key.encode() + b"\0" + flag + b"\0" + b"en\0" + key.encode() + b"\0" + text
+    )
+
+
+def safetensors(metadata):
+    header = json.dumps({"__metadata__": metadata, "cond": {}} if metadata else {"cond": {}})
+    return struct.pack("<Q", len(header)) + header.encode() + b"\0" * 64
+
+
+def load(tmp_path, data):
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    return load_workflow(path, NODES)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(json.dumps(PROMPT).encode(), id="JSON"),
+        pytest.param(b"\xef\xbb\xbf" + json.dumps(PROMPT).encode(), id="JSON with a BOM"),
+        pytest.param(json.dumps({"prompt": PROMPT}).encode(), id="wrapped JSON"),
+        pytest.param(png(plain("prompt", PROMPT)), id="PNG tEXt"),
+        pytest.param(png(compressed("prompt", PROMPT)), id="PNG zTXt"),
+        pytest.param(png(international("prompt", PROMPT)), id="PNG iTXt"),
+        pytest.param(png(international("prompt", PROMPT, compress=True)), id="PNG compressed iTXt"),
+        pytest.param(png(plain("workflow", UI), plain("prompt", PROMPT)), id="PNG with both"),
+        pytest.param(
+            safetensors({"prompt": json.dumps(PROMPT), "text": "a cat"}), id="safetensors"
+        ),
+    ],
+)
+def test_prompt_is_found(tmp_path, data):
+    assert load(tmp_path, data).prompt == PROMPT
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(json.dumps(UI).encode(), id="JSON"),
+        pytest.param(png(plain("workflow", UI)), id="PNG"),
+        pytest.param(safetensors({"workflow": json.dumps(UI)}), id="safetensors"),
+    ],
+)
+def test_editor_workflow_is_found_and_converted(tmp_path, data):
+    loaded = load(tmp_path, data)
+    assert loaded.prompt["4"]["inputs"] == {"value": 5}
+    assert loaded.ui_workflow == UI
+
+
+def test_editor_workflow_beside_the_prompt_is_kept(tmp_path):
+    loaded = load(tmp_path, png(plain("workflow", UI), plain("prompt", PROMPT)))
+    assert loaded.ui_workflow == UI
+
+
+def test_png_text_may_be_latin_1(tmp_path):
+    text = json.dumps({"1": node("Show", value="\xfcber")}, ensure_ascii=False)
+    data = png(chunk(b"tEXt", b"prompt\0" + text.encode("latin-1")))
+    assert load(tmp_path, data).prompt["1"]["inputs"] == {"value": "über"}
+
+
+def test_document_may_be_given_itself():
+    assert load_workflow(PROMPT, NODES).prompt == PROMPT
+
+
+def test_titles_name_every_node(tmp_path):
+    assert load_workflow(PROMPT, NODES).titles == {"1": "Ünïcode 猫", "2": "Show"}
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        pytest.param(b"", "not JSON", id="empty"),
+        pytest.param(b"{", "not JSON", id="cut JSON"),
+        pytest.param(b"[" * 100_000, "not", id="JSON nested too deeply"),
+        pytest.param(b'{"5": ' + b"9" * 5000 + b"}", "not JSON|node 5", id="number without end"),
+        pytest.param(b"\xff\xd8\xff\xe0", "neither JSON", id="JPEG"),
+        pytest.param(b"5", "JSON object", id="number"),
+        pytest.param(b'{"5": 3}', "node 5", id="no nodes"),
+        pytest.param(png(), "carries no workflow", id="PNG without"),
+        pytest.param(png()[:-20], "damaged", id="cut PNG"),
+        pytest.param(png(chunk(b"zTXt", b"prompt\0\0x")), "damaged", id="PNG with a bad text"),
+        pytest.param(
+            struct.pack("<Q", 99999) + b'{"a":' + b"[" * 99994,
+            "whole safetensors",
+            id="deep safetensors",
+        ),
+        pytest.param(safetensors({}), "carries no workflow", id="safetensors without"),
+        pytest.param(safetensors({"a": "b"})[:20], "whole safetensors", id="cut safetensors"),
+        pytest.param(
+            png(plain("prompt", PROMPT).replace(b"{", b"[", 1)), "no workflow", id="PNG, no JSON"
+        ),
+    ],
+)
+def test_what_is_no_workflow_is_named(tmp_path, data, words):
+    with pytest.raises(WorkflowError, match=words) as caught:
+        load(tmp_path, data)
+    assert str(tmp_path / "file") in str(caught.value)
+
+
+def test_compressed_text_cannot_fill_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("sd2_clip.headless.embedded.LARGEST_TEXT", 1000)
+    bomb = chunk(b"zTXt", b"prompt\0\0" + zlib.compress(b" " * 100_000))
+    with pytest.raises(NotAWorkflowError, match="larger than any workflow"):
+        load(tmp_path, png(bomb))
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(NotAWorkflowError, match=r"nothing\.json: No such file"):
+        load_workflow(tmp_path / "nothing.json", NODES)

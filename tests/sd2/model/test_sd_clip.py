@@ -1,0 +1,238 @@
+"""The text encoder against ComfyUI's results, transformers' model, and what it promises."""
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+from sd2_clip.sd2.errors import LayerError, OptionError
+from sd2_clip.sd2.model import onednn
+from sd2_clip.sd2.model.encode_cache import Recall
+from sd2_clip.sd2.sd2_clip import SD2ClipHModel, SD2ClipModel, build_text_encoder
+from sd2_clip.sd2.sd2_tokenizer import SD2Tokenizer
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+EXPECTED = load_file(tiny.GOLDEN / "encode.safetensors")
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> SD2Tokenizer:
+    tokenizer = SD2Tokenizer(embedding_directory=str(tiny.GOLDEN / "embeddings"))
+    tokenizer.clip_h.embedding_size = tiny.CONFIG["hidden_size"]
+    return tokenizer
+
+
+@pytest.fixture(params=["plain", "fused", "remembering", "packed and remembering"])
+def model(request, monkeypatch, tmp_path):
+    """The tiny encoder with all optimisations off, and with one after the other on."""
+    if request.param == "plain":
+        monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    if "packed" in request.param:
+        monkeypatch.setattr(onednn, "PACK_AFTER", 1)
+        model = tiny.mapped_text_encoder(tmp_path)
+    else:
+        model = tiny.text_encoder()
+    if "remembering" in request.param:
+        model.clip_h.recall = Recall()
+        with torch.no_grad():
+            yield model
+    else:
+        yield model
+
+
+def chunk(*ids: int) -> list[int]:
+    """Token ids between start and end, filled up with SD2's pads to 77."""
+    return [49406, *ids, 49407] + [0] * (75 - len(ids))
+
+
+@pytest.mark.parametrize("case", tiny.core_cases(), ids=lambda case: case["id"])
+def test_encodes_as_comfyui_does(case, model, tokenizer):
+    if case["layer"] is not None:
+        model.set_clip_options({"layer": case["layer"]})
+    cond, pooled = model.encode_token_weights(tokenizer.tokenize_with_weights(case["text"]))
+    torch.testing.assert_close(cond, EXPECTED[f"{case['id']}.cond"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(pooled, EXPECTED[f"{case['id']}.pooled"], atol=1e-5, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def transformers_model() -> CLIPTextModelWithProjection:
+    peer = CLIPTextModelWithProjection(CLIPTextConfig(**tiny.CONFIG)).train(False)
+    missing, unexpected = peer.load_state_dict(tiny.state_dict(), strict=False)
+    assert [name for name in missing + unexpected if "position_ids" not in name] == []
+    return peer
+
+
+@pytest.mark.parametrize("layer", range(-4, 0))
+def test_hidden_layer_equals_transformers(layer, model, transformers_model):
+    model.clip_layer(layer)
+    ids = chunk(320, 1125, 539)
+    z, _ = model.clip_h([ids])
+    with torch.no_grad():
+        states = transformers_model(torch.tensor([ids]), output_hidden_states=True).hidden_states
+        expected = transformers_model.text_model.final_layer_norm(states[layer])
+    torch.testing.assert_close(z, expected, atol=1e-5, rtol=0)
+
+
+def test_pooled_equals_transformers(model, transformers_model):
+    ids = [chunk(320, 1125), chunk(*range(300, 375))]
+    _, pooled = model.clip_h(ids)
+    with torch.no_grad():
+        expected = transformers_model(torch.tensor(ids)).text_embeds
+    torch.testing.assert_close(pooled, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "number"),
+    [
+        ({}, 2),
+        ({"layer": "penultimate"}, 2),
+        ({"layer": "last"}, 3),
+        ({"layer": "hidden", "layer_idx": -4}, 0),
+        ({"layer": "hidden", "layer_idx": 1}, 1),
+    ],
+    ids=lambda value: str(value),
+)
+def test_constructor_chooses_the_layer(options, number):
+    model = tiny.text_encoder(**options)
+    z, _ = model.clip_h([chunk(320)])
+    every, _ = tiny.text_encoder(layer="all").clip_h([chunk(320)])
+    torch.testing.assert_close(z, every[:, number])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"layer": "pooled"},
+        {"layer": "hidden"},
+        {"layer": "hidden", "layer_idx": 4},
+        {"layer": "hidden", "layer_idx": -5},
+        {"layer": "hidden", "layer_idx": 1.5},
+        {"layer": "last", "layer_idx": -1},
+        {"layer": "penultimate", "layer_idx": -2},
+    ],
+    ids=str,
+)
+def test_a_layer_that_cannot_be_is_an_error(options):
+    with pytest.raises(LayerError):
+        tiny.text_encoder(**options)
+
+
+def test_the_error_for_a_layer_lists_the_choices(model):
+    with pytest.raises(LayerError, match=r"-4 .first. to -1 .last., or 0 to 3"):
+        model.clip_layer(-24)
+    with pytest.raises(LayerError, match="last, penultimate, hidden, all"):
+        tiny.text_encoder(layer="first")
+
+
+@pytest.mark.parametrize("options", [{"arch": "ViT-L-14"}, {"max_length": 248}], ids=str)
+def test_what_cannot_be_honoured_is_an_error(options):
+    with pytest.raises(OptionError):
+        SD2ClipHModel(device="meta", **options)
+
+
+def test_options_last_until_they_are_reset(model):
+    model.set_clip_options({"layer": -1, "projected_pooled": False})
+    _, unprojected = model.clip_h([chunk(320)])
+    model.reset_clip_options()
+    z, projected = model.clip_h([chunk(320)])
+    torch.testing.assert_close(z, tiny.text_encoder().clip_h([chunk(320)])[0])
+    projection = model.clip_h.transformer.text_projection
+    torch.testing.assert_close(projected, projection(unprojected))
+
+
+def test_projected_pooled_leaves_the_layer_alone():
+    model = tiny.text_encoder(layer="hidden", layer_idx=-3)
+    model.clip_layer(None)
+    model.set_clip_options({"projected_pooled": False})
+    assert model.clip_h.layer_number() == 3
+
+
+def test_a_token_vector_takes_the_place_of_its_id(model):
+    table = model.clip_h.transformer.get_input_embeddings().weight
+    expected, expected_pooled = model.clip_h([chunk(320, 1125)])
+    z, pooled = model.clip_h([[49406, table[320], {"data": table[1125]}, *chunk()[1:-2]]])
+    torch.testing.assert_close(z, expected)
+    torch.testing.assert_close(pooled, expected_pooled)
+
+
+def test_a_vector_of_another_width_is_reported_and_left_out(model, caplog):
+    z, _ = model.clip_h([[49406, torch.zeros(768), *chunk(320)[1:-1]]])
+    torch.testing.assert_close(z, model.clip_h([chunk(320)])[0])
+    assert "(768,) was ignored: this text encoder is 32 wide" in caplog.text
+
+
+def test_more_tokens_than_positions_is_an_error(model):
+    with pytest.raises(OptionError, match="78 tokens"):
+        model.clip_h([[*chunk(320), 0]])
+
+
+def test_no_chunks_give_the_empty_prompt(model, tokenizer):
+    empty = model.encode_token_weights(tokenizer.tokenize_with_weights(""))
+    torch.testing.assert_close(model.encode_token_weights({"h": []}), empty)
+
+
+def test_a_prompt_of_many_chunks_is_encoded_chunk_by_chunk(model):
+    chunks = [chunk(300 + i) for i in range(70)]
+    cond, _ = model.encode_token_weights({"h": [[(t, 1.0) for t in c] for c in chunks]})
+    assert cond.shape == (1, 77 * 70, 32)
+    torch.testing.assert_close(cond[0, 77 * 50 : 77 * 51], model.clip_h([chunks[50]])[0][0])
+
+
+def test_half_precision_storage_computes_in_float32(model):
+    half = tiny.text_encoder(dtype=torch.float16)
+    assert half.clip_h.transformer.text_projection.weight.dtype == torch.float16
+    torch.testing.assert_close(half.clip_h([chunk(320)]), model.clip_h([chunk(320)]))
+
+
+def test_freeze_turns_gradients_off():
+    parameters = list(tiny.text_encoder().parameters())
+    assert not any(parameter.requires_grad for parameter in parameters)
+    trainable = SD2ClipHModel(device="meta", freeze=False, model_options=tiny.MODEL_OPTIONS)
+    assert all(parameter.requires_grad for parameter in trainable.parameters())
+
+
+def test_state_dict_names_are_comfyuis():
+    names = set(SD2ClipModel(device="meta").state_dict())
+    layer = "clip_h.transformer.text_model.encoder.layers.23"
+    assert len(names) == 390  # comfyui.md 1.3
+    assert {
+        "clip_h.logit_scale",
+        "clip_h.transformer.text_projection.weight",
+        "clip_h.transformer.text_model.embeddings.position_embedding.weight",
+        f"{layer}.self_attn.q_proj.bias",
+        f"{layer}.mlp.fc2.weight",
+    } <= names
+
+
+def test_building_takes_the_tensors_over_without_a_copy():
+    tensors = {name: tensor.float() for name, tensor in tiny.state_dict().items()}
+    model = build_text_encoder(tensors, model_options=tiny.MODEL_OPTIONS)
+    weight = model.clip_h.transformer.text_projection.weight
+    assert weight.data_ptr() == tensors["text_projection.weight"].data_ptr()
+
+
+def test_building_names_what_is_missing():
+    tensors = tiny.state_dict()
+    del tensors["text_model.final_layer_norm.bias"]
+    with pytest.raises(OptionError, match=r"final_layer_norm\.bias"):
+        build_text_encoder(tensors, model_options=tiny.MODEL_OPTIONS)
+
+
+def test_a_layer_the_file_did_not_have_is_reported_once(model, caplog):
+    model.clip_h.identity_layers = frozenset({3})
+    model.clip_layer(-1)
+    model.clip_h([chunk(320)])
+    model.clip_h([chunk(320)])
+    assert caplog.text.count("the file has only 3") == 1
+
+
+def test_torchs_default_type_changes_no_weighted_prompt(model):
+    pairs = {"h": [[(token, 1.3) for token in chunk(320, 1125)]]}
+    expected, _ = model.encode_token_weights(pairs)
+    before = torch.get_default_dtype()
+    for dtype in (torch.float64, torch.float16):
+        torch.set_default_dtype(dtype)
+        try:
+            found, _ = model.encode_token_weights(pairs)
+        finally:
+            torch.set_default_dtype(before)
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
