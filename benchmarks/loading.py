@@ -34,7 +34,10 @@ def text_tensors(path: str) -> dict[str, Any]:
     from sd2_clip.sd2.files.checkpoint import open_checkpoint
 
     checkpoint = open_checkpoint(path)
-    return {name: checkpoint.places[name] for name in set(detect(checkpoint).names.values())}
+    return {
+        source.key: checkpoint.locations[source.key]
+        for source in detect(checkpoint).sources.values()
+    }
 
 
 def read_bytes(path: str) -> Result:
@@ -43,9 +46,9 @@ def read_bytes(path: str) -> Result:
         _data_start,  # a zip's entries begin where their header says
     )
 
-    places = text_tensors(path).values()
+    locations = text_tensors(path).values()
     with open(path, "rb", buffering=0) as file:
-        blocks = sorted({(_data_start(file, p.block), p.block.size) for p in places})  # type: ignore[arg-type]
+        blocks = sorted({(_data_start(file, p.block), p.block.size) for p in locations})  # type: ignore[arg-type]
         buffers = [bytearray(size) for _, size in blocks]
         started = clock()
         for (start, size), buffer in zip(blocks, buffers, strict=True):

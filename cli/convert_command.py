@@ -17,7 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ..clip.load_clip import parse_dtype, read_state_dict
+    from ..clip.load_clip import parse_dtype
+    from ..sd2.detection.read_encoder import read_encoder
     from ..sd2.errors import OptionError
 
     out: Path = arguments.out
@@ -28,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     dtype = parse_dtype(arguments.dtype)
 
     check_writable(out.parent)
-    checkpoint, detection, state_dict = read_state_dict(
+    checkpoint, detection, state_dict = read_encoder(
         arguments.file, lambda tensor: tensor.to(dtype or tensor.dtype)
     )
     # Copies: query, key and value of OpenCLIP's files share memory, which safetensors refuses.

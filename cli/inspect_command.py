@@ -6,8 +6,6 @@ import argparse
 import json
 
 from ..sd2.detection.detect import detect
-from ..sd2.detection.placeholder_weights import without_dead_parts
-from ..sd2.files.checkpoint import open_checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +14,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    checkpoint = open_checkpoint(arguments.file)
-    found = without_dead_parts(checkpoint, detect(checkpoint))
+    found = detect(arguments.file)
     print(json.dumps(found.as_json(), indent=2) if arguments.json else found.describe())
     return 0

@@ -6,8 +6,8 @@ Nodes, command line, data sets and library all load through here.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ from .. import host
 from ..host.devices import DTYPES
 from ..host.interface import Clip, Placement, progress_sink
 from ..sd2.config import load_config
-from ..sd2.detection.detect import Detection, detect
-from ..sd2.detection.placeholder_weights import without_dead_parts
-from ..sd2.detection.rename_keys import complete, convert
+from ..sd2.detection.detection import Detection
+from ..sd2.detection.placeholder_weights import add_placeholder_layers
+from ..sd2.detection.read_encoder import encoder_tensors, read_encoder
 from ..sd2.errors import OptionError
 from ..sd2.files.checkpoint import Checkpoint, open_checkpoint
 from ..sd2.files.tensor_hash import state_dict_digest
@@ -73,41 +73,8 @@ class EncoderSource:
             if not unchanged:
                 return "unknown: the file was changed after it was loaded"
             checkpoint = open_checkpoint(self.detection.path)
-            self._digest = state_dict_digest(_tensors(checkpoint, self.detection))
+            self._digest = state_dict_digest(encoder_tensors(checkpoint, self.detection))
         return self._digest
-
-
-def _tensors(checkpoint: Checkpoint, detection: Detection) -> Iterator[tuple[str, torch.Tensor]]:
-    """The encoder's tensors under canonical names, mapped: nothing is read until touched.
-
-    One by one, so that the pages of one whose copy is kept can go before the next is read.
-    """
-    names: dict[str, dict[str, str]] = {}  # OpenCLIP's query, key and value are in one source
-    for name, source in detection.names.items():
-        names.setdefault(source, {})[name] = source
-    for source, part in names.items():
-        yield from convert(checkpoint.read([source]), replace(detection, names=part)).items()
-
-
-def read_state_dict(
-    path: AnyPath,
-    place: Callable[[torch.Tensor], torch.Tensor],
-    model_options: Mapping[str, Any] | None = None,
-) -> tuple[Checkpoint, Detection, dict[str, torch.Tensor]]:
-    """Just the text encoder of a file, under canonical names, each tensor through *place*.
-
-    Parts of it that are not real (a dummy last layer) are left out.
-    """
-    checkpoint = open_checkpoint(path)
-    config = load_config((model_options or {}).get("clip_h_model_config"))
-    detection = without_dead_parts(checkpoint, detect(checkpoint, config))
-    report = progress_sink.get()
-    state_dict: dict[str, torch.Tensor] = {}
-    for name, tensor in _tensors(checkpoint, detection):
-        state_dict[name] = place(tensor)
-        if report is not None:
-            report(len(state_dict), len(detection.names))
-    return checkpoint, detection, state_dict
 
 
 def parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
@@ -159,8 +126,8 @@ def load_clip(
     # never again be changed in place outside of it.
     @torch.inference_mode(False)
     def read() -> tuple[Checkpoint, Detection, dict[str, torch.Tensor], Sequence[str]]:
-        checkpoint, detection, state_dict = read_state_dict(paths, place, model_options)
-        return checkpoint, detection, *complete(state_dict, config)
+        checkpoint, detection, state_dict = read_encoder(paths, place, config, progress_sink.get())
+        return checkpoint, detection, *add_placeholder_layers(state_dict, config)
 
     checkpoint, detection, state_dict, added = read()
     clip = runs_in.build_clip(

@@ -100,11 +100,11 @@ class LoadSD2CLIP:
     @classmethod
     def IS_CHANGED(cls, clip_name: str | None, **_others: Any) -> Any:
         # A file that was replaced under its name is loaded again.
-        from ..sd2.files.checkpoint import identity
+        from ..sd2.files.checkpoint import fingerprint
 
         if clip_name is None:
             return float("nan")
-        return identity(resolve_model(host.current(), CLIP_KINDS, clip_name))
+        return fingerprint(resolve_model(host.current(), CLIP_KINDS, clip_name))
 
     def load(
         self,

@@ -68,11 +68,11 @@ class LoadSD2CLIPLora:
 
     @classmethod
     def IS_CHANGED(cls, lora_name: str | None, **_: Any) -> Any:
-        from ..sd2.files.checkpoint import identity
+        from ..sd2.files.checkpoint import fingerprint
 
         if lora_name is None:
             return float("nan")
-        return identity(resolve_model(host.current(), LORA_KINDS, lora_name))
+        return fingerprint(resolve_model(host.current(), LORA_KINDS, lora_name))
 
     def load(self, clip: Clip, lora_name: str, strength: float = 1.0) -> tuple[Clip, str]:
         from ..sd2.lora.lora_file import read_lora

@@ -120,12 +120,11 @@ def _version(path: Path) -> tuple[tuple[str, int, int], ...]:
 def _look_at(path: Path, version: object) -> dict[str, Any]:
     """*version* is not looked at: it makes an edited file a new entry of the cache."""
     from ..sd2.detection.detect import detect
-    from ..sd2.detection.placeholder_weights import without_dead_parts
     from ..sd2.files.checkpoint import open_checkpoint
 
     try:
         checkpoint = open_checkpoint(path)
-        found = without_dead_parts(checkpoint, detect(checkpoint)).as_json()
+        found = detect(checkpoint).as_json()
     except SD2ClipError as error:
         return {"error": str(error), "kind": type(error).__name__}
     del found["path"]  # whoever may see the page need not know the server's folders

@@ -1,4 +1,4 @@
-"""The sizes of the text encoder, as ``sd2_clip_config.json`` spells them: transformers' names."""
+"""Sizes of SD2's text encoder, under transformers' names, and the widths of other families."""
 
 import json
 from collections.abc import Mapping
@@ -9,6 +9,28 @@ from typing import Any
 from .errors import OptionError
 
 CONFIG_FILE = Path(__file__).parent / "sd2_clip_config.json"
+
+DEFAULT_LOGIT_SCALE = 4.6055
+"""For a file without one. ComfyUI's default, so that both save the same CLIP; it is where training
+ends, about ln(100). Training starts at ln(1 / 0.07) = 2.659, which fits no trained encoder."""
+
+TEXT_ENCODER_WIDTHS = {
+    512: "OpenAI's CLIP ViT-B",
+    640: "OpenAI's CLIP RN50x4",
+    768: "CLIP-L of SD 1.x, SDXL, SD3 and Flux",
+    1024: "OpenCLIP ViT-H/14 of SD 2.x",
+    1152: "SigLIP so400m",
+    1280: "OpenCLIP bigG of SDXL",
+}
+"""Which text encoder has a hidden state, a token vector or a LoRA of this width."""
+
+CONTEXT_WIDTHS = {
+    768: "Stable Diffusion 1.x",
+    1024: "Stable Diffusion 2.x",
+    1280: "the SDXL refiner",
+    2048: "SDXL",
+}
+"""Whose UNet attends to conditioning of this width."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +53,7 @@ class TextEncoderConfig:
     def __post_init__(self) -> None:
         if self.hidden_act != "gelu":
             # ViT-H/14 was trained with the exact GELU; 'quick_gelu' is OpenAI's CLIP-L.
-            raise OptionError(f"hidden_act {self.hidden_act!r} is not SD2's; expected 'gelu'.")
+            raise OptionError(f"hidden_act {self.hidden_act!r} is not SD2's. Expected 'gelu'.")
         if self.hidden_size % self.num_attention_heads:
             raise OptionError(
                 f"hidden_size {self.hidden_size} is not divisible by "
@@ -40,7 +62,7 @@ class TextEncoderConfig:
 
 
 def load_config(overlay: Mapping[str, Any] | None = None) -> TextEncoderConfig:
-    """SD2's sizes, with the values of *overlay* laid over them (tiny models, for tests)."""
+    """SD2's sizes; the values of *overlay* replace them (tiny models, for tests)."""
     values = json.loads(CONFIG_FILE.read_text(encoding="utf-8"))
     values.update(overlay or {})
     return TextEncoderConfig(

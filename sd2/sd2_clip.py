@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .config import load_config
+from .config import DEFAULT_LOGIT_SCALE, load_config
 from .errors import OptionError
-from .model.sd_clip import LOGIT_SCALE, SD1ClipModel, SDClipModel
+from .model.sd_clip import SD1ClipModel, SDClipModel
 
 ARCH = "ViT-H-14"
 
@@ -91,7 +91,7 @@ def build_text_encoder(
         raise OptionError(f"state dict misfit: missing {missing}, unexpected {unexpected}.")
     inner = model.clip_h
     if logit_scale is None:
-        logit_scale = torch.tensor(LOGIT_SCALE, device=device)
+        logit_scale = torch.tensor(DEFAULT_LOGIT_SCALE, device=device)
     inner.logit_scale = torch.nn.Parameter(
         logit_scale.to(torch.float32), requires_grad=inner.logit_scale.requires_grad
     )

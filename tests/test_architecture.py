@@ -19,8 +19,8 @@ ARROWS = {
     "clip": {"sd2", "host", "version"},
     "host": {"sd2.errors", "sd2.sd2_clip", "sd2.sd2_tokenizer", "sd2.model"},
     "dataset": {"clip", "sd2", "host", "version"},
-    "headless": {"host.interface"},
-    "editor": {"headless", "host"},
+    "headless": {"host.interface", "sd2.files", "sd2.errors"},
+    "editor": {"headless", "host", "sd2.files", "sd2.errors"},
     # The command line puts all the parts together.
     "cli": {"headless", "nodes", "clip", "sd2", "host", "editor", "dataset", "version", ""},
     "version": set(),
@@ -31,9 +31,9 @@ ARROWS = {
     "sd2.files": {"sd2.errors"},
     "sd2.detection": {"sd2.files", "sd2.config", "sd2.errors"},
     "sd2.model": {"sd2.config", "sd2.errors"},
-    "sd2.syntax": set(),
-    "sd2.tokens": {"sd2.syntax", "sd2.files", "sd2.errors"},
-    "sd2.lora": {"sd2.files", "sd2.errors"},
+    "sd2.syntax": {"sd2.errors"},
+    "sd2.tokens": {"sd2.syntax", "sd2.files", "sd2.config", "sd2.errors"},
+    "sd2.lora": {"sd2.files", "sd2.config", "sd2.errors"},
     "sd2.sd2_clip": {"sd2.model", "sd2.config", "sd2.errors"},
     "sd2.sd2_tokenizer": {"sd2.tokens"},
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..config import TextEncoderConfig
+from ..config import CONTEXT_WIDTHS, TEXT_ENCODER_WIDTHS, TextEncoderConfig
 from ..files.checkpoint import Checkpoint, TensorInfo
 from .clip_towers import Tower
 
@@ -28,24 +28,15 @@ CHOOSE = (
     "text_encoder folder (model.safetensors) of an SD 2.x diffusers pipeline"
 )
 
-_WIDTHS = {
-    512: "OpenAI's CLIP ViT-B",
-    640: "OpenAI's CLIP RN50x4",
-    768: "CLIP-L, which SD 1.x, SDXL, SD3 and Flux use",
-    1024: "OpenCLIP ViT-H/14's width, which SD 2.x uses",
-    1152: "SigLIP so400m",
-    1280: "OpenCLIP bigG, which SDXL and its refiner use",
-}
-
 
 def refuse_tower(
     tower: Tower, tensors: Mapping[str, TensorInfo], config: TextEncoderConfig
 ) -> str | None:
     """Why *tower* is not SD2's text encoder; None if it is (whole or broken)."""
-    if tower.sees:
+    if tower.is_vision:
         return "a vision tower"
     if tower.width != config.hidden_size:
-        known = _WIDTHS.get(tower.width or 0, "a width that no known Stable Diffusion has")
+        known = TEXT_ENCODER_WIDTHS.get(tower.width or 0, "of no Stable Diffusion model known here")
         return f"a text encoder {tower.width} wide ({known}), not {config.hidden_size}"
     if tower.blocks == 0:
         return "a token embedding without transformer blocks (the headless copy in unCLIP-h files)"
@@ -103,13 +94,13 @@ def contents(
     """What else the file holds, and what about it does not fit an SD2 text encoder."""
     parts, warnings = [], []
     for tower in towers:
-        if tower.sees:
+        if tower.is_vision:
             parts.append(f"vision tower at {tower.prefix!r}, {tower.width} wide")
         elif tower.blocks and tower.width != config.hidden_size:
             parts.append(f"another text encoder at {tower.prefix!r}, {tower.width} wide")
     for tower in towers:
         _, positions = _vision_shape(tower, tensors)
-        if not tower.sees and tower.blocks and positions not in (None, VISION_POSITIONS):
+        if not tower.is_vision and tower.blocks and positions not in (None, VISION_POSITIONS):
             warnings.append(
                 f"The vision tower beside it has {positions} positions, not {VISION_POSITIONS}: "
                 "DFN's ViT-H/14 for larger pictures, a text encoder that SD2 was not trained with."
@@ -142,14 +133,6 @@ def _unet_kind(tensors: Mapping[str, TensorInfo]) -> str:
     return f" ({kinds[channels]})" if channels in kinds else ""
 
 
-_UNETS = {
-    768: "Stable Diffusion 1.x's",
-    1024: "Stable Diffusion 2.x's",
-    1280: "the SDXL refiner's",
-    2048: "SDXL's",
-}
-
-
 @dataclass(frozen=True)
 class _Names:
     """The tensors of a file, asked by pieces of their names."""
@@ -164,7 +147,9 @@ class _Names:
         return any(name.startswith(starts) for name in self.tensors)
 
     def text_widths(self) -> set[int]:
-        return {t.width for t in self.towers if not t.sees and t.blocks and t.width is not None}
+        return {
+            t.width for t in self.towers if not t.is_vision and t.blocks and t.width is not None
+        }
 
 
 def _lora(names: _Names) -> str | None:
@@ -213,7 +198,7 @@ def _several_encoders(names: _Names) -> str | None:
 def _one_encoder(names: _Names) -> str | None:
     widths = names.text_widths()
     unet = _context_width(names.tensors)
-    if any(not t.sees and t.positions == 248 for t in names.towers):
+    if any(not t.is_vision and t.positions == 248 for t in names.towers):
         return "a Long-CLIP text encoder, which is none of SD2's"
     if any(t.vocabulary == 32000 for t in names.towers):
         return "a CLIPA model, whose text encoder has a vocabulary of its own"
@@ -239,7 +224,7 @@ def _language_model(names: _Names) -> str | None:
 
 
 def _vision_only(names: _Names) -> str | None:
-    seeing = [tower for tower in names.towers if tower.sees]
+    seeing = [tower for tower in names.towers if tower.is_vision]
     if not seeing or names.text_widths():
         return None
     if seeing[0].width == VISION_WIDTH and seeing[0].blocks == 32:
@@ -257,8 +242,9 @@ def _parts_of_stable_diffusion(names: _Names) -> str | None:
     context = _context_width(names.tensors)
     vae = names.any_start("first_stage_model.", "decoder.up", "encoder.down", "decoder.conv_in")
     if unet or context is not None:
-        what = _UNETS.get(context or 0, "some model's")
-        return f"a checkpoint without a text encoder, {what} UNet" + (" and VAE" if vae else "")
+        vae_too = " and VAE" if vae else ""
+        whose = CONTEXT_WIDTHS.get(context or 0, "another model")
+        return f"a checkpoint without a text encoder: the UNet{vae_too} of {whose}"
     if vae:
         return "a VAE alone"
     return None

@@ -1,21 +1,27 @@
-"""Looks at a few kilobytes of numbers for what shapes cannot tell: parts that were never real.
+"""Recognises placeholder layers, which shapes cannot reveal, and adds them where a host needs them.
 
 Three programs write a last layer that SD2 does not need and nobody trained: kohya's tools copy the
-layer before it and fill the projection with ones; ComfyUI's CLIPSave writes unset memory when the
-file it loaded had 23 layers; this package completes such files by a layer that changes nothing.
+layer before it and fill the projection with ones; ComfyUI's CLIPSave writes uninitialised memory
+when the file it loaded had 23 layers; this package adds a layer that changes nothing. A few
+kilobytes of weights are enough to recognise each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import isfinite
+from typing import TYPE_CHECKING
 
+from ..config import DEFAULT_LOGIT_SCALE, TextEncoderConfig
 from ..files.checkpoint import Checkpoint
-from .detect import Detection
-from .state_dict_keys import FINAL_NORM, LOGIT_SCALE, PROJECTION
+from .detection import Detection
+from .state_dict_keys import FINAL_NORM, LOGIT_SCALE, PROJECTION, layer_shapes
 
-_SLICE = 1024  # elements looked at in each large tensor
+if TYPE_CHECKING:
+    import torch
+
+_SLICE = 1024  # elements read of each large tensor
 _SMALL = ("layer_norm1.weight", "layer_norm1.bias", "layer_norm2.weight", "layer_norm2.bias",
           "self_attn.out_proj.bias", "mlp.fc1.bias", "mlp.fc2.bias",
           "self_attn.q_proj.weight", "self_attn.out_proj.weight", "mlp.fc1.weight",
@@ -27,7 +33,7 @@ _IDENTITY = ("self_attn.out_proj.bias", "self_attn.out_proj.weight", "mlp.fc2.bi
 @dataclass(frozen=True)
 class _Findings:
     layer: str | None
-    """Why the last layer is not real; None if nothing speaks against it."""
+    """Why the last layer is a placeholder; None if it looks trained."""
     projection: str | None
     scale: str | None
     other: tuple[str, ...]
@@ -38,28 +44,28 @@ class _Findings:
         return tuple(reason for reason in reasons if reason is not None)
 
 
-def without_dead_parts(checkpoint: Checkpoint, detection: Detection) -> Detection:
-    """*detection* without the parts whose numbers are not real; a dummy layer 24 leaves 23 layers.
+def drop_placeholder_weights(checkpoint: Checkpoint, detection: Detection) -> Detection:
+    """*detection* without its placeholder parts; a dummy layer 24 leaves 23 layers.
 
-    The reasons are added to ``suspicious``.
+    The reasons are added to ``warnings``.
     """
     findings = _findings(checkpoint, detection)
-    names, missing = dict(detection.names), list(detection.missing)
+    sources, missing = dict(detection.sources), list(detection.missing)
     if findings.layer is not None:
         layer = _layer(detection.num_layers - 1)
-        names = {name: source for name, source in names.items() if not name.startswith(layer)}
+        sources = {name: one for name, one in sources.items() if not name.startswith(layer)}
         missing.insert(0, layer.removesuffix("."))
     for part, reason in ((PROJECTION, findings.projection), (LOGIT_SCALE, findings.scale)):
         if reason is not None:
-            del names[part]
+            del sources[part]
             missing.append(part)
     return replace(
         detection,
-        names=names,
+        sources=sources,
         missing=tuple(missing),
         num_layers=detection.num_layers - (findings.layer is not None),
-        has_projection=PROJECTION in names,
-        suspicious=(*detection.suspicious, *findings.sentences),
+        has_projection=PROJECTION in sources,
+        warnings=(*detection.warnings, *findings.sentences),
     )
 
 
@@ -80,33 +86,33 @@ def _findings(checkpoint: Checkpoint, detection: Detection) -> _Findings:
 
 
 def _judge_layer(checkpoint: Checkpoint, detection: Detection, last: int) -> str | None:
-    start = f"Layer {last + 1} is not real: "
+    start = f"Layer {last + 1} is a placeholder: "
     end = " It is not used."
-    numbers = _read(checkpoint, detection, [_layer(last) + part for part in _SMALL])
+    values = _read(checkpoint, detection, [_layer(last) + part for part in _SMALL])
     norms = _read(checkpoint, detection, [_layer(last) + f"layer_norm{n}.weight" for n in (1, 2)])
-    if not numbers:
+    if not values:
         return None
     if norms and not any(norms):
-        return f"{start}its layer norms are all zero (unset memory, saved).{end}"
-    for why in _spoiled(numbers, detection):
-        return f"{start}it is {why} (unset memory, saved).{end}"
+        return f"{start}its layer norms are all zero (uninitialised memory, saved).{end}"
+    for why in _spoiled(values, detection):
+        return f"{start}it is {why} (uninitialised memory, saved).{end}"
     if not any(_read(checkpoint, detection, [_layer(last) + part for part in _IDENTITY])):
-        return f"{start}it changes nothing (a 23-layer encoder, completed).{end}"
+        return f"{start}it changes nothing (added to a 23-layer encoder).{end}"
     before = _read(checkpoint, detection, [_layer(last - 1) + part for part in _SMALL])
-    if numbers == before:
+    if values == before:
         return f"{start}it is a copy of layer {last} (kohya's dummy).{end}"
     return None
 
 
 def _judge_projection(checkpoint: Checkpoint, detection: Detection) -> str | None:
-    source, width = detection.names.get(PROJECTION), detection.width
+    source, width = detection.sources.get(PROJECTION), detection.width
     if source is None:
         return None
-    rows = checkpoint.numbers(source, 0, 2 * width)
-    middle = checkpoint.numbers(source, width * (width // 2), width)
+    rows = checkpoint.read_values(source.key, 0, 2 * width)
+    middle = checkpoint.read_values(source.key, width * (width // 2), width)
     if not rows or not middle:
         return None
-    start, end = "The projection is not real: ", " Pooled output has none."
+    start, end = "The projection is a placeholder: ", " Pooled output has no projection."
     for why in _spoiled((*rows, *middle), detection):
         return f"{start}it is {why}.{end}"
     if not any(rows) and not any(middle):
@@ -116,30 +122,60 @@ def _judge_projection(checkpoint: Checkpoint, detection: Detection) -> str | Non
     identity = [0.0] * (2 * width)
     identity[0] = identity[width + 1] = 1.0
     if list(rows) == identity:
-        return f"{start}it changes nothing (an encoder without one, completed).{end}"
+        return f"{start}it changes nothing (added to an encoder without one).{end}"
     return None
 
 
-def _spoiled(numbers: Iterable[float], detection: Detection) -> Iterable[str]:
-    """Why these can be no weights: real ones lie between about 1e-8 and 100."""
-    values = [abs(number) for number in numbers]
-    if not all(map(isfinite, values)):
+def _spoiled(values: Iterable[float], detection: Detection) -> Iterable[str]:
+    """Why these cannot be weights: trained ones lie between about 1e-8 and 100."""
+    sizes = [abs(value) for value in values]
+    if not all(map(isfinite, sizes)):
         yield "not finite"
-    elif any(value > 1e4 for value in values):
-        yield "out of all proportion"
+    elif any(value > 1e4 for value in sizes):
+        yield "far too large for weights"
     elif detection.dtype not in ("F16", "mixed"):  # small halves are denormal and legal
-        tiny = sum(0 < value < 1e-30 for value in values)
-        if tiny * 20 > len(values):
-            yield "made of denormal numbers"
+        tiny = sum(0 < value < 1e-30 for value in sizes)
+        if tiny * 20 > len(sizes):
+            yield "mostly denormal numbers"
 
 
 def _read(checkpoint: Checkpoint, detection: Detection, names: Iterable[str]) -> tuple[float, ...]:
-    numbers: list[float] = []
+    values: list[float] = []
     for name in names:
-        if (source := detection.names.get(name)) is not None:
-            numbers += checkpoint.numbers(source, 0, _SLICE)
-    return tuple(numbers)
+        if (source := detection.sources.get(name)) is not None:
+            values += checkpoint.read_values(source.key, 0, _SLICE)
+    return tuple(values)
 
 
 def _layer(number: int) -> str:
     return f"text_model.encoder.layers.{number}."
+
+
+def add_placeholder_layers(
+    state_dict: Mapping[str, torch.Tensor], config: TextEncoderConfig
+) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+    """*state_dict* with placeholders for the missing parts that SD2's conditioning does not need.
+
+    The added last layer changes nothing (its two outputs, out_proj and fc2, are zero), and the
+    added projection is the identity. Returns the complete state dict and the names of what was
+    added, so that a result that passes through an added part can be reported.
+    """
+    import torch
+
+    completed = dict(state_dict)
+    added = []
+    like = state_dict[f"{FINAL_NORM}.weight"]
+    last = layer_shapes(config, config.num_hidden_layers - 1)
+    if not any(name in completed for name in last):
+        for name, shape in last.items():
+            norm_weight = name.endswith(("layer_norm1.weight", "layer_norm2.weight"))
+            completed[name] = like.new_ones(shape) if norm_weight else like.new_zeros(shape)
+        added.append(f"text_model.encoder.layers.{config.num_hidden_layers - 1}")
+    if PROJECTION not in completed:
+        shape = (config.projection_dim, config.hidden_size)
+        completed[PROJECTION] = torch.eye(*shape, device=like.device).to(like.dtype)
+        added.append(PROJECTION)
+    if LOGIT_SCALE not in completed:
+        completed[LOGIT_SCALE] = like.new_tensor(DEFAULT_LOGIT_SCALE)
+        added.append(LOGIT_SCALE)
+    return completed, tuple(added)

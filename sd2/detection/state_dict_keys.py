@@ -1,4 +1,4 @@
-"""The tensors of the text encoder: canonical names, shapes, and OpenCLIP's names for them.
+"""Canonical names and shapes of the text encoder's tensors, and OpenCLIP's names for them.
 
 Canonical names are transformers': ``text_model.…``, ``text_projection.weight``, ``logit_scale``.
 """
@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 
 from ..config import TextEncoderConfig
+from .tensor_source import QKVThird, TensorSource
 
 TEXT_MODEL = "text_model."
 PROJECTION = "text_projection.weight"
@@ -69,19 +70,25 @@ def text_model_shapes(
     return shapes
 
 
-def openclip_name(canonical: str) -> str:
-    """OpenCLIP's name, without a prefix; query, key and value share one stacked tensor."""
+def encoder_shapes(config: TextEncoderConfig) -> dict[str, tuple[int, ...]]:
+    """Canonical names and shapes of the complete encoder."""
+    return text_model_shapes(config, range(config.num_hidden_layers)) | {
+        PROJECTION: (config.projection_dim, config.hidden_size),
+        LOGIT_SCALE: (),
+    }
+
+
+def openclip_source(prefix: str, canonical: str) -> TensorSource:
+    """Where OpenCLIP's names put a tensor; query, key and value share one stacked tensor."""
     match = _LAYER.fullmatch(canonical)
     if match is None:
-        return _OPENCLIP[canonical]
-    block = f"transformer.resblocks.{match[1]}"
-    if _IN_PROJECTION.fullmatch(match[2]):
-        return f"{block}.attn.in_proj_{match[3]}"
-    return f"{block}.{_OPENCLIP_LAYER[match[2]]}.{match[3]}"
+        return TensorSource(prefix + _OPENCLIP[canonical])
+    block = f"{prefix}transformer.resblocks.{match[1]}"
+    if (part := _IN_PROJECTION.fullmatch(match[2])) is not None:
+        return TensorSource(f"{block}.attn.in_proj_{match[3]}", QKVThird("qkv".index(part[1])))
+    return TensorSource(f"{block}.{_OPENCLIP_LAYER[match[2]]}.{match[3]}")
 
 
-def third_of_in_projection(canonical: str) -> int | None:
-    """Which third of OpenCLIP's stacked tensor it is: 0 query, 1 key, 2 value, None: none."""
-    match = _LAYER.fullmatch(canonical)
-    part = _IN_PROJECTION.fullmatch(match[2]) if match else None
-    return "qkv".index(part[1]) if part else None
+def transformers_source(prefix: str, canonical: str) -> TensorSource:
+    """Where transformers' names put a tensor; *prefix* ends in ``text_model.`` if the file's do."""
+    return TensorSource(prefix + canonical.removeprefix(TEXT_MODEL))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UnreadableFileError
 from .resolve import resolve_files
 from .safetensors_header import looks_like_safetensors, read_safetensors_header
-from .tensor_storage import TensorPlace, read_elements, read_tensors
+from .tensor_storage import TensorLocation, read_elements, read_tensors
 from .torch_file import LEGACY_START, open_pickle
 from .unpickler import TensorRef
 
@@ -45,29 +45,29 @@ class Checkpoint:
     metadata: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     """What a user should know: the file chosen in a folder, objects of a pickle left out."""
-    places: Mapping[str, TensorPlace] = field(default_factory=dict, repr=False)
-    """Where each tensor lies; empty for a checkpoint that is shapes alone."""
+    locations: Mapping[str, TensorLocation] = field(default_factory=dict, repr=False)
+    """Of each tensor in its file; empty for a checkpoint that is shapes alone."""
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
         """The named tensors, mapped from the file: read when touched, shared until written.
 
         Do not overwrite the file while they live. KeyError for a name that is not in ``tensors``.
         """
-        return read_tensors({name: self.places[name] for name in names})
+        return read_tensors({name: self.locations[name] for name in names})
 
-    def numbers(self, name: str, first: int = 0, count: int = 1 << 62) -> tuple[float, ...]:
+    def read_values(self, name: str, first: int = 0, count: int = 1 << 62) -> tuple[float, ...]:
         """Some elements of a float tensor, in memory order, without torch.
 
         Empty if they cannot be had that way: another type, or a tensor that is not in one piece.
         """
-        place = self.places.get(name)
-        if place is None or place.dtype not in ("F64", "F32", "F16", "BF16"):
+        location = self.locations.get(name)
+        if location is None or location.dtype not in ("F64", "F32", "F16", "BF16"):
             return ()
-        data = read_elements(place, first, count)
-        if place.dtype == "BF16":  # the upper half of a float32
+        data = read_elements(location, first, count)
+        if location.dtype == "BF16":  # the upper half of a float32
             halves = struct.unpack(f"<{len(data) // 2}H", data)
             data = struct.pack(f"<{len(halves)}I", *(half << 16 for half in halves))
-        code = {"F64": "d", "F16": "e"}.get(place.dtype, "f")
+        code = {"F64": "d", "F16": "e"}.get(location.dtype, "f")
         return struct.unpack(f"<{len(data) // struct.calcsize(code)}{code}", data)
 
 
@@ -79,17 +79,19 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     named = Path(path)
     try:
         files, notes = resolve_files(named)
-        places: dict[str, TensorPlace] = {}
+        locations: dict[str, TensorLocation] = {}
         metadata: dict[str, str] = {}
         for file in files:
-            file_places, file_metadata, file_notes = _open_file(file)
-            places.update(file_places)
+            file_locations, file_metadata, file_notes = _open_file(file)
+            locations.update(file_locations)
             metadata.update(file_metadata)
             notes += tuple(note for note in file_notes if note not in notes)
     except OSError as error:
         raise UnreadableFileError(f"{named}: cannot be read: {error.strerror or error}") from error
-    tensors = {name: TensorInfo(place.shape, place.dtype) for name, place in places.items()}
-    return Checkpoint(named, files, tensors, metadata, notes, places)
+    tensors = {
+        name: TensorInfo(location.shape, location.dtype) for name, location in locations.items()
+    }
+    return Checkpoint(named, files, tensors, metadata, notes, locations)
 
 
 _NOT_MODELS = (
@@ -109,11 +111,11 @@ _NOT_MODELS = (
 )  # fmt: skip
 
 
-_Opened = tuple[Mapping[str, TensorPlace], Mapping[str, str], tuple[str, ...]]
-"""Places of the tensors, metadata, notes."""
+_Opened = tuple[Mapping[str, TensorLocation], Mapping[str, str], tuple[str, ...]]
+"""Locations of the tensors, metadata, notes."""
 
 
-def identity(path: str | os.PathLike[str]) -> list[list[Any]]:
+def fingerprint(path: str | os.PathLike[str]) -> list[list[Any]]:
     """Name, time of change (ns) and size of each file behind *path*: another after an edit."""
     files, _ = resolve_files(Path(path))
     return [[str(file), file.stat().st_mtime_ns, file.stat().st_size] for file in files]
@@ -128,8 +130,8 @@ def _open_file(path: Path) -> _Opened:
     if not start:
         raise UnreadableFileError(f"{path}: the file is empty. Download it again.")
     if looks_like_safetensors(start):
-        places, metadata = read_safetensors_header(path)
-        return places, metadata, ()
+        locations, metadata = read_safetensors_header(path)
+        return locations, metadata, ()
     if start.startswith((b"PK\x03\x04", LEGACY_START)):
         return _open_pickle(path)
     if not start.strip(b"\0"):
@@ -158,21 +160,21 @@ def _open_pickle(path: Path) -> _Opened:
     if not isinstance(pickled.root, dict):
         raise UnreadableFileError(
             f"{path}: holds a {type(pickled.root).__name__}, not a table of weights by name"
-            f"{_whole_object(pickled.inert_names)}. Choose a file with a state dict."
+            f"{_whole_object(pickled.opaque_names)}. Choose a file with a state dict."
         )
-    places = {
-        name: pickled.place(reference)
+    locations = {
+        name: pickled.locate(reference)
         for name, reference in _flatten(_unwrap(pickled.root), "", 0).items()
     }
     notes: tuple[str, ...] = ()
-    if pickled.inert_names:
-        names = ", ".join(pickled.inert_names)
+    if pickled.opaque_names:
+        names = ", ".join(pickled.opaque_names)
         notes = (f"left out, never run, objects of other programs in the pickle: {names}",)
-    return places, {}, notes
+    return locations, {}, notes
 
 
-def _whole_object(inert_names: tuple[str, ...]) -> str:
-    return f" (a pickled object: {', '.join(inert_names[:3])})" if inert_names else ""
+def _whole_object(opaque_names: tuple[str, ...]) -> str:
+    return f" (a pickled object: {', '.join(opaque_names[:3])})" if opaque_names else ""
 
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")

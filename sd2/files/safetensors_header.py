@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from ..errors import UnreadableFileError
-from .tensor_storage import DTYPE_BITS, Block, TensorPlace, contiguous_stride
+from .tensor_storage import DTYPE_BITS, Block, TensorLocation, contiguous_stride
 
 MAX_HEADER_BYTES = 100_000_000
 """The format's own limit."""
@@ -21,8 +21,8 @@ def looks_like_safetensors(start: bytes) -> bool:
     return start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= MAX_HEADER_BYTES
 
 
-def read_safetensors_header(path: Path) -> tuple[dict[str, TensorPlace], dict[str, str]]:
-    """Places of the tensors, in file order, and the metadata. Raises UnreadableFileError."""
+def read_safetensors_header(path: Path) -> tuple[dict[str, TensorLocation], dict[str, str]]:
+    """Locations of the tensors, in file order, and the metadata. Raises UnreadableFileError."""
     try:
         length = path.stat().st_size
         with path.open("rb") as file:
@@ -42,14 +42,16 @@ def read_safetensors_header(path: Path) -> tuple[dict[str, TensorPlace], dict[st
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict):
         raise _damaged(path, "its metadata is not a table")
-    places = {name: _place(path, data_start, name, entry) for name, entry in header.items()}
-    end = max((place.block.start + place.block.size for place in places.values()), default=0)
+    locations = {name: _location(path, data_start, name, entry) for name, entry in header.items()}
+    end = max(
+        (location.block.start + location.block.size for location in locations.values()), default=0
+    )
     if end > length:
         raise _truncated(path, end, length)
-    return places, {key: str(value) for key, value in metadata.items()}
+    return locations, {key: str(value) for key, value in metadata.items()}
 
 
-def _place(path: Path, data_start: int, name: str, entry: Any) -> TensorPlace:
+def _location(path: Path, data_start: int, name: str, entry: Any) -> TensorLocation:
     if not _is_entry(entry):
         raise _damaged(path, f"its header describes {name[:100]!r} in a way nobody can follow")
     dtype, shape = entry["dtype"], tuple(entry["shape"])
@@ -63,7 +65,7 @@ def _place(path: Path, data_start: int, name: str, entry: Any) -> TensorPlace:
             f"but has {end - begin:,} bytes in the header",
         )
     block = Block(path, data_start + begin, end - begin)
-    return TensorPlace(block, dtype, shape, contiguous_stride(shape))
+    return TensorLocation(block, dtype, shape, contiguous_stride(shape))
 
 
 def _is_entry(entry: Any) -> bool:

@@ -66,7 +66,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class TensorPlace:
+class TensorLocation:
     """A tensor over a block. ``offset`` and ``stride`` count elements."""
 
     block: Block
@@ -96,51 +96,52 @@ def itemsize(dtype: str) -> int | None:
     return bits // 8 if bits and bits % 8 == 0 else None
 
 
-def read_tensors(places: Mapping[str, TensorPlace]) -> dict[str, torch.Tensor]:
+def read_tensors(locations: Mapping[str, TensorLocation]) -> dict[str, torch.Tensor]:
     """The named tensors. Those that share a block in the file share memory here."""
     if sys.byteorder != "little":
         raise UnreadableFileError("Model files are little-endian, and this machine is not.")
     import torch
 
-    for place in places.values():
-        if not hasattr(torch, _TORCH_DTYPES.get(place.dtype, "?")):
+    for location in locations.values():
+        if not hasattr(torch, _TORCH_DTYPES.get(location.dtype, "?")):
             raise UnreadableFileError(
-                f"{place.block.file}: tensors of type {place.dtype} cannot be read by this torch."
+                f"{location.block.file}: tensors of type {location.dtype} are not supported by "
+                "the installed torch."
             )
-    blocks = {(place.block, place.dtype) for place in places.values()}
+    blocks = {(location.block, location.dtype) for location in locations.values()}
     flat: dict[tuple[Block, str], torch.Tensor] = {}
     for file in dict.fromkeys(block.file for block, _ in blocks):
         flat.update(_read_blocks(file, [pair for pair in blocks if pair[0].file == file]))
     result = {}
-    for name, place in places.items():
-        base = flat[place.block, place.dtype]
-        if 0 in place.shape:
-            result[name] = base.new_empty(place.shape)
+    for name, location in locations.items():
+        base = flat[location.block, location.dtype]
+        if 0 in location.shape:
+            result[name] = base.new_empty(location.shape)
         else:
-            result[name] = base.as_strided(place.shape, place.stride, place.offset)
+            result[name] = base.as_strided(location.shape, location.stride, location.offset)
     return result
 
 
-def read_elements(place: TensorPlace, first: int, count: int) -> bytes:
+def read_elements(location: TensorLocation, first: int, count: int) -> bytes:
     """The bytes of *count* elements from number *first*, without mapping anything or torch."""
-    size = itemsize(place.dtype)
-    total = prod(place.shape)
-    if size is None or not place.contiguous:
+    size = itemsize(location.dtype)
+    total = prod(location.shape)
+    if size is None or not location.contiguous:
         return b""
     first = min(first, total)
     count = min(count, total - first)
-    begin = (place.offset + first) * size
+    begin = (location.offset + first) * size
     try:
-        with place.block.file.open("rb") as file:
-            if place.block.compressed:
-                data = bytes(_decompress(file, place.block)[begin : begin + count * size])
+        with location.block.file.open("rb") as file:
+            if location.block.compressed:
+                data = bytes(_decompress(file, location.block)[begin : begin + count * size])
             else:
-                file.seek(_data_start(file, place.block) + begin)
+                file.seek(_data_start(file, location.block) + begin)
                 data = file.read(count * size)
     except OSError as error:
-        raise UnreadableFileError(f"{place.block.file}: cannot be read: {error}") from error
+        raise UnreadableFileError(f"{location.block.file}: cannot be read: {error}") from error
     if len(data) != count * size:
-        raise _changed(place.block.file)
+        raise _changed(location.block.file)
     return data
 
 

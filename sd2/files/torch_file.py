@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UnreadableFileError, UnsafeFileError
-from .tensor_storage import Block, TensorPlace, itemsize, read_tensors
-from .unpickler import DamagedPickleError, Inert, PickleMachine, StorageRef, TensorRef
+from .tensor_storage import Block, TensorLocation, itemsize, read_tensors
+from .unpickler import DamagedPickleError, OpaqueObject, SafeUnpickler, StorageRef, TensorRef
 
 MAX_PICKLE_BYTES = 64 << 20
 """The pickle of a full SD2 checkpoint, without its numbers, has about 200 kB."""
@@ -39,11 +39,11 @@ class PickledFile:
 
     path: Path
     root: object
-    inert_names: tuple[str, ...]
+    opaque_names: tuple[str, ...]
     """Harmless objects of other programs: left out, never run."""
     _find_block: Callable[[StorageRef], Block]
 
-    def place(self, tensor: TensorRef) -> TensorPlace:
+    def locate(self, tensor: TensorRef) -> TensorLocation:
         """Where *tensor* lies. UnreadableFileError if that is outside the file or its storage."""
         block = self._find_block(tensor.storage)
         size = itemsize(tensor.dtype) or 1
@@ -57,25 +57,29 @@ class PickledFile:
                 f"{self.path}: is damaged: a tensor of shape {list(tensor.shape)} does not fit "
                 f"into its storage of {block.size:,} bytes."
             )
-        return TensorPlace(block, tensor.dtype, tensor.shape, tensor.stride, offset)
+        return TensorLocation(block, tensor.dtype, tensor.shape, tensor.stride, offset)
 
 
 def load_pickle(path: str | os.PathLike[str]) -> Any:
     """The structure that ``torch.save`` wrote, with real tensors (copies), for small files.
 
     Dicts keep their text keys only; sets come as lists; objects that are neither tensors nor plain
-    values come as ``Inert``. Raises UnsafeFileError or UnreadableFileError.
+    values come as ``OpaqueObject``. Raises UnsafeFileError or UnreadableFileError.
     """
     file = open_pickle(Path(path))
     references = {str(id(found)): found for found in _tensors(file.root, 0, set())}
-    places = {key: file.place(found) for key, found in references.items()}
-    size = sum(prod(place.shape) * (itemsize(place.dtype) or 1) for place in places.values())
-    size = max(size, sum({place.block: place.block.size for place in places.values()}.values()))
+    locations = {key: file.locate(found) for key, found in references.items()}
+    size = sum(
+        prod(location.shape) * (itemsize(location.dtype) or 1) for location in locations.values()
+    )
+    size = max(
+        size, sum({location.block: location.block.size for location in locations.values()}.values())
+    )
     if size > MAX_LOADED_BYTES:
         raise UnreadableFileError(
             f"{path}: holds {size:,} bytes of tensors, too many to be read whole."
         )
-    tensors = {key: tensor.clone() for key, tensor in read_tensors(places).items()}
+    tensors = {key: tensor.clone() for key, tensor in read_tensors(locations).items()}
     return _rebuild(file.root, tensors, {}, 0)
 
 
@@ -131,7 +135,7 @@ def _open_zip(path: Path) -> PickledFile:
         raise UnreadableFileError(
             f"{path}: was saved on a big-endian machine; save it again as .safetensors there."
         )
-    machine = PickleMachine(pickled)
+    machine = SafeUnpickler(pickled)
     value = machine.run()
     length = path.stat().st_size
 
@@ -149,7 +153,7 @@ def _open_zip(path: Path) -> PickledFile:
             raise UnreadableFileError(f"{path}: is truncated: {name!r} lies beyond its end.")
         return Block(path, entry.header_offset, entry.file_size, name, compressed)
 
-    return PickledFile(path, value, tuple(machine.inert_names), find)
+    return PickledFile(path, value, tuple(machine.opaque_names), find)
 
 
 def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
@@ -168,10 +172,10 @@ def _open_stream(path: Path) -> PickledFile:
         inert: dict[str, None] = {}
         dtypes: dict[str, str] = {}
         for _ in range(4):
-            machine = PickleMachine(data, position)
+            machine = SafeUnpickler(data, position)
             values.append(machine.run())
             position = machine.position
-            inert.update(machine.inert_names)
+            inert.update(machine.opaque_names)
             dtypes.update(machine.storage_dtypes)
         protocol, system, root, keys = values
         if protocol != _LEGACY_PROTOCOL or not isinstance(keys, list):
@@ -226,7 +230,7 @@ def _rebuild(
     value: object, tensors: Mapping[str, object], done: dict[int, object], depth: int
 ) -> object:
     if depth > MAX_DEPTH:
-        return Inert("nested too deeply")
+        return OpaqueObject("nested too deeply")
     if isinstance(value, TensorRef):
         return tensors[str(id(value))]
     if id(value) in done or not isinstance(value, dict | list | tuple):

@@ -2,7 +2,7 @@
 
 Python's own unpickler imports what the file names and calls it. This one never imports. A name is
 looked up in the tables below: the few that make up tensors become stand-ins, names that trainers
-are known to leave in checkpoints become ``Inert`` objects, and any other name is refused.
+are known to leave in checkpoints become ``OpaqueObject`` objects, and any other name is refused.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class DamagedPickleError(Exception):
 
 
 @dataclass(frozen=True)
-class Inert:
+class OpaqueObject:
     """An object of the file that was neither imported nor run, only its name is kept."""
 
     name: str
@@ -105,12 +105,12 @@ _PLAIN_NAME = re.compile(r"\w+|[A-Z]\w*(\.[A-Z]\w*)+")
 _OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # Python 2's names
 
 
-class PickleMachine:
+class SafeUnpickler:
     """Runs one pickle out of *data*, from *position*; ``position`` is then just behind it."""
 
     def __init__(self, data: bytes | mmap.mmap, position: int = 0) -> None:
         self.position = position
-        self.inert_names: dict[str, None] = {}
+        self.opaque_names: dict[str, None] = {}
         """Harmless globals met so far, in order."""
         self.storage_dtypes: dict[str, str] = {}
         """Every storage the pickle mentions; untyped ones are counted in bytes (U8)."""
@@ -119,7 +119,7 @@ class PickleMachine:
         self._memo: dict[int, Any] = {}
 
     def run(self) -> object:
-        """The pickled value, with TensorRef and Inert in the place of objects.
+        """The pickled value, with TensorRef and OpaqueObject in the place of objects.
 
         Raises UnsafeFileError for a global that weights have no use for, DamagedPickleError for
         anything else that is wrong.
@@ -188,14 +188,14 @@ class PickleMachine:
         target = self._top()
         if isinstance(target, list):
             target.extend(values)
-        elif not isinstance(target, Inert):
+        elif not isinstance(target, OpaqueObject):
             raise ValueError(f"appends to a {type(target).__name__}")
 
     def _set_items(self, values: list[Any]) -> None:
         target = self._top()
         if isinstance(target, dict):
             target.update(_pairs(values))
-        elif not isinstance(target, Inert):
+        elif not isinstance(target, OpaqueObject):
             raise ValueError(f"sets items of a {type(target).__name__}")
 
     # Globals and what is made of them
@@ -218,14 +218,14 @@ class PickleMachine:
 
     def _reduce(self, target: object, arguments: object) -> object:
         if not isinstance(target, _Name):
-            return target if isinstance(target, Inert) else Inert("?")
+            return target if isinstance(target, OpaqueObject) else OpaqueObject("?")
         builder = _BUILDERS.get(target.name)
         if builder is not None and isinstance(arguments, tuple):
             built = builder(self, arguments)
             if built is not None:
                 return built
-        self.inert_names[target.name] = None
-        return Inert(target.name)
+        self.opaque_names[target.name] = None
+        return OpaqueObject(target.name)
 
     def _build(self) -> None:
         # The state of an object. Ours have none: what an OrderedDict or a parameter carries here
@@ -236,7 +236,7 @@ class PickleMachine:
     def _persistent(self, reference: object) -> None:
         """torch's persistent ids: ("storage", type, key, location, numel[, view])."""
         if not isinstance(reference, tuple) or len(reference) < 5 or reference[0] != "storage":
-            self._push(Inert("persistent object"))
+            self._push(OpaqueObject("persistent object"))
             return
         _, kind, key, _, numel, *rest = reference
         match = _STORAGE_NAME.fullmatch(kind.name) if isinstance(kind, _Name) else None
@@ -267,7 +267,7 @@ def _pairs(values: list[Any]) -> list[tuple[Any, Any]]:
     ]
 
 
-def _build_tensor(_machine: PickleMachine, arguments: tuple[Any, ...]) -> TensorRef | None:
+def _build_tensor(_machine: SafeUnpickler, arguments: tuple[Any, ...]) -> TensorRef | None:
     """_rebuild_tensor(storage, offset, size, stride), _v2(…, grad, hooks), _v3(…, dtype)."""
     storage, offset, shape, stride, *rest = arguments
     if not isinstance(storage, StorageRef):
@@ -284,32 +284,32 @@ def _build_tensor(_machine: PickleMachine, arguments: tuple[Any, ...]) -> Tensor
     return TensorRef(storage, dtype, offset, shape, stride)
 
 
-def _first_argument(_machine: PickleMachine, arguments: tuple[Any, ...]) -> object:
+def _first_argument(_machine: SafeUnpickler, arguments: tuple[Any, ...]) -> object:
     return arguments[0] if arguments and isinstance(arguments[0], TensorRef) else None
 
 
-def _build_dict(_machine: PickleMachine, arguments: tuple[Any, ...]) -> dict[Any, Any] | None:
+def _build_dict(_machine: SafeUnpickler, arguments: tuple[Any, ...]) -> dict[Any, Any] | None:
     # Items follow as operations of their own; arguments are what other dict subclasses take.
     return {} if not arguments else None
 
 
-def _build_list(_machine: PickleMachine, arguments: tuple[Any, ...]) -> list[Any] | None:
+def _build_list(_machine: SafeUnpickler, arguments: tuple[Any, ...]) -> list[Any] | None:
     # The list itself, not a copy: copies of copies would fill the memory.
     return arguments[0] if arguments and isinstance(arguments[0], list) else None
 
 
-def _build_size(_machine: PickleMachine, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
+def _build_size(_machine: SafeUnpickler, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
     return arguments[0] if arguments and isinstance(arguments[0], tuple) else None
 
 
-def _build_subclass(machine: PickleMachine, arguments: tuple[Any, ...]) -> object:
+def _build_subclass(machine: SafeUnpickler, arguments: tuple[Any, ...]) -> object:
     """_rebuild_from_type_v2(function, type, arguments, state)."""
     if len(arguments) == 4 and isinstance(arguments[0], _Name) and arguments[0].name in _BUILDERS:
         return machine._reduce(arguments[0], arguments[2])
     return None
 
 
-_BUILDERS: dict[str, Callable[[PickleMachine, tuple[Any, ...]], object]] = {
+_BUILDERS: dict[str, Callable[[SafeUnpickler, tuple[Any, ...]], object]] = {
     "torch._utils._rebuild_tensor": _build_tensor,
     "torch._utils._rebuild_tensor_v2": _build_tensor,
     "torch._utils._rebuild_tensor_v3": _build_tensor,
@@ -329,7 +329,7 @@ def _text(data: bytes) -> str:
     return str(data, "utf-8", "surrogatepass")
 
 
-def _quoted(machine: PickleMachine) -> str:
+def _quoted(machine: SafeUnpickler) -> str:
     line = machine._line().strip()
     if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
         raise ValueError("a string without quotes")
@@ -337,68 +337,68 @@ def _quoted(machine: PickleMachine) -> str:
     return decoded.decode("latin-1")
 
 
-def _integer(machine: PickleMachine) -> int | bool:
+def _integer(machine: SafeUnpickler) -> int | bool:
     line = machine._line()
     return line == b"01" if line in (b"00", b"01") else int(line)  # 00 and 01 are the booleans
 
 
-def _stack_global(machine: PickleMachine) -> None:
+def _stack_global(machine: SafeUnpickler) -> None:
     name, module = machine._pop(), machine._pop()
     if not isinstance(name, str) or not isinstance(module, str):
         raise ValueError("a global whose name is no text")
     machine._global(module, name)
 
 
-def _text_global(machine: PickleMachine) -> None:
+def _text_global(machine: SafeUnpickler) -> None:
     module = _text(machine._line())
     machine._global(module, _text(machine._line()))
 
 
-def _instance(machine: PickleMachine) -> None:
+def _instance(machine: SafeUnpickler) -> None:
     arguments = machine._pop_to_mark()
     _text_global(machine)
     machine._push(machine._reduce(machine._pop(), tuple(arguments)))
 
 
-def _object(machine: PickleMachine) -> None:
+def _object(machine: SafeUnpickler) -> None:
     target, *arguments = machine._pop_to_mark()
     machine._push(machine._reduce(target, tuple(arguments)))
 
 
-def _call(machine: PickleMachine) -> None:
+def _call(machine: SafeUnpickler) -> None:
     arguments, target = machine._pop(), machine._pop()
     machine._push(machine._reduce(target, arguments))
 
 
-def _call_with_keywords(machine: PickleMachine) -> None:
+def _call_with_keywords(machine: SafeUnpickler) -> None:
     machine._pop()
     _call(machine)
 
 
-def _tuple_of(count: int) -> Callable[[PickleMachine], None]:
-    def build(machine: PickleMachine) -> None:
+def _tuple_of(count: int) -> Callable[[SafeUnpickler], None]:
+    def build(machine: SafeUnpickler) -> None:
         values = [machine._pop() for _ in range(count)]
         machine._push(tuple(reversed(values)))
 
     return build
 
 
-def _set_one(machine: PickleMachine) -> None:
+def _set_one(machine: SafeUnpickler) -> None:
     value, key = machine._pop(), machine._pop()
     machine._set_items([key, value])
 
 
-def _put(machine: PickleMachine, index: int) -> None:
+def _put(machine: SafeUnpickler, index: int) -> None:
     if not 0 <= index < 1 << 32:
         raise ValueError("an impossible memo number")
     machine._memo[index] = machine._top()
 
 
-def _refuse(machine: PickleMachine) -> None:
+def _refuse(machine: SafeUnpickler) -> None:
     raise ValueError("it uses extension codes or outside buffers, as no checkpoint does")
 
 
-_OPERATIONS: dict[bytes, Callable[[PickleMachine], object]] = {
+_OPERATIONS: dict[bytes, Callable[[SafeUnpickler], object]] = {
     # Frame and end
     b"\x80": lambda m: m._take(1),
     b"\x95": lambda m: m._take(8),

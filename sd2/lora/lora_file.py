@@ -14,22 +14,13 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import SD2ClipError
+from ..config import CONTEXT_WIDTHS, TEXT_ENCODER_WIDTHS
+from ..errors import SD2ClipError, and_more
 from ..files.checkpoint import Checkpoint, open_checkpoint
 from .weight_adapters import PARTS, Change, Factors, factors_of, shape_of
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-WIDTH_FAMILIES = {
-    768: "Stable Diffusion 1 (or SDXL's CLIP-L)",
-    1024: "Stable Diffusion 2",
-    1280: "SDXL's OpenCLIP bigG",
-}
-"""The width of a text encoder, by which its family is known."""
-
-CONTEXT_FAMILIES = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "SDXL"}
-"""The width of what a UNet's cross attention reads."""
 
 _NAME = re.compile(
     r"(?:base_model\.model\.)?"
@@ -103,8 +94,7 @@ class TextEncoderLora:
             lines.append(f"{self.for_unet} tensors are the UNet's: load them with Load LoRA")
         for what, names in (("not applied", not_applied), ("not understood", self.unmatched)):
             if names:
-                more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-                lines.append(f"{len(names)} tensors {what}: {', '.join(names[:5])}{more}")
+                lines.append(f"{len(names)} tensors {what}: {and_more(names)}")
         return "\n".join(lines)
 
 
@@ -140,25 +130,24 @@ def _check_family(
     checkpoint: Checkpoint, found: Mapping[str, tuple[int, int] | None], width: int
 ) -> None:
     """Raises LoraError where the shapes *found*, of changes, are another family's."""
-    sd2 = WIDTH_FAMILIES.get(width, f"{width} wide")
-    advice = f"The CLIP is {width} wide ({sd2}). Choose a LoRA trained for Stable Diffusion 2."
+    whose = TEXT_ENCODER_WIDTHS.get(width, "of no Stable Diffusion model known here")
+    advice = f"The CLIP is {width} wide ({whose}). Choose a LoRA trained for Stable Diffusion 2."
     for weight, shape in found.items():
         side = shape and shape[1 if weight.endswith("fc1.weight") else 0]
         if side and side != width:
-            family = WIDTH_FAMILIES.get(side, "no Stable Diffusion model known here")
+            family = TEXT_ENCODER_WIDTHS.get(side, "of no Stable Diffusion model known here")
             raise LoraError(
-                f"{checkpoint.path}: this LoRA's text encoder is {side} wide, which is "
-                f"{family}. {advice}"
+                f"{checkpoint.path}: this LoRA's text encoder is {side} wide ({family}). {advice}"
             )
     if any(_SECOND_ENCODER.match(name) for name in checkpoint.tensors):
         raise LoraError(f"{checkpoint.path}: this LoRA is for two text encoders (SDXL). {advice}")
     for name, info in checkpoint.tensors.items():
         if _CROSS_ATTENTION.match(name) and len(info.shape) > 1:
             context = info.shape[1]
-            if width in CONTEXT_FAMILIES and context != width and context in CONTEXT_FAMILIES:
+            if width in CONTEXT_WIDTHS and context != width and context in CONTEXT_WIDTHS:
                 raise LoraError(
-                    f"{checkpoint.path}: this LoRA's UNet is {CONTEXT_FAMILIES[context]}'s "
-                    f"(its context is {context} wide). {advice}"
+                    f"{checkpoint.path}: this LoRA is for the UNet of {CONTEXT_WIDTHS[context]} "
+                    f"(conditioning {context} wide). {advice}"
                 )
             return
 

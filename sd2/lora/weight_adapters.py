@@ -24,7 +24,7 @@ class Factors(Protocol):
     def rank(self) -> int | None:
         """By which alpha is divided; None: alpha counts for nothing."""
 
-    def product(self, like: Tensor) -> Tensor:
+    def delta(self, like: Tensor) -> Tensor:
         """The change before alpha, (out, in), in the dtype and on the device of *like*."""
 
     def tensors(self) -> dict[str, Tensor]:
@@ -32,7 +32,7 @@ class Factors(Protocol):
 
 
 @dataclass(frozen=True)
-class LowRank:
+class LoRA:
     """LoRA: ``up @ down``."""
 
     up: Tensor
@@ -46,7 +46,7 @@ class LowRank:
     def rank(self) -> int:
         return len(self.down)
 
-    def product(self, like: Tensor) -> Tensor:
+    def delta(self, like: Tensor) -> Tensor:
         return self.up.to(like) @ self.down.to(like)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -54,7 +54,7 @@ class LowRank:
 
 
 @dataclass(frozen=True)
-class Hadamard:
+class LoHa:
     """LoHa: ``(w1_a @ w1_b) * (w2_a @ w2_b)``, element by element."""
 
     w1_a: Tensor
@@ -70,7 +70,7 @@ class Hadamard:
     def rank(self) -> int:
         return len(self.w1_b)
 
-    def product(self, like: Tensor) -> Tensor:
+    def delta(self, like: Tensor) -> Tensor:
         first = self.w1_a.to(like) @ self.w1_b.to(like)
         return first * (self.w2_a.to(like) @ self.w2_b.to(like))
 
@@ -80,7 +80,7 @@ class Hadamard:
 
 
 @dataclass(frozen=True)
-class Kronecker:
+class LoKr:
     """LoKr: the Kronecker product of two matrices, each whole or as a product of two."""
 
     w1: tuple[Tensor, ...]
@@ -94,7 +94,7 @@ class Kronecker:
         ranks = [len(pair[1]) for pair in (self.w1, self.w2) if len(pair) == 2]
         return ranks[-1] if ranks else None
 
-    def product(self, like: Tensor) -> Tensor:
+    def delta(self, like: Tensor) -> Tensor:
         import torch
 
         w1, w2 = (
@@ -112,7 +112,7 @@ class Kronecker:
 
 
 @dataclass(frozen=True)
-class Difference:
+class FullDiff:
     """The whole difference between two models' weights."""
 
     diff: Tensor
@@ -121,7 +121,7 @@ class Difference:
     kind = "full differences"
     rank = None
 
-    def product(self, like: Tensor) -> Tensor:
+    def delta(self, like: Tensor) -> Tensor:
         return self.diff.to(like)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -144,7 +144,7 @@ class Change:
         DoRA by rows divides by the norms of the unchanged weight, and by columns by those of the
         changed one, as in ComfyUI.
         """
-        delta = self.factors.product(weight)
+        delta = self.factors.delta(weight)
         if self.alpha is not None and self.factors.rank is not None:
             delta = delta * (self.alpha / self.factors.rank)
         if self.dora_scale is None:
@@ -185,11 +185,11 @@ def factors_of(parts: Mapping[str, Tensor]) -> Factors | None:
     if any(parts[name].dim() < 2 or 0 in parts[name].shape for name in given):
         return None
     if given == {"up", "down"}:
-        return LowRank(parts["up"].flatten(1), parts["down"].flatten(1))
+        return LoRA(parts["up"].flatten(1), parts["down"].flatten(1))
     if given == {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}:
-        return Hadamard(*(parts[f"hada_{name}"] for name in ("w1_a", "w1_b", "w2_a", "w2_b")))
+        return LoHa(*(parts[f"hada_{name}"] for name in ("w1_a", "w1_b", "w2_a", "w2_b")))
     if given == {"diff"}:
-        return Difference(parts["diff"])
+        return FullDiff(parts["diff"])
     sides = []
     for name in ("lokr_w1", "lokr_w2"):
         whole, pair = {name}, {f"{name}_a", f"{name}_b"}
@@ -197,7 +197,7 @@ def factors_of(parts: Mapping[str, Tensor]) -> Factors | None:
             return None
         sides.append(tuple(parts[part] for part in sorted(given & (whole | pair))))
         given -= whole | pair
-    return None if given else Kronecker(*sides)
+    return None if given else LoKr(*sides)
 
 
 def shape_of(factors: Factors) -> tuple[int, int] | None:
@@ -205,7 +205,7 @@ def shape_of(factors: Factors) -> tuple[int, int] | None:
     import torch
 
     try:
-        product = factors.product(torch.empty(0, device="meta"))  # where only shapes are computed
+        product = factors.delta(torch.empty(0, device="meta"))  # where only shapes are computed
     except RuntimeError:
         return None
     return (product.shape[0], product.shape[1]) if product.dim() == 2 else None

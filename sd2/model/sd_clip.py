@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..config import TextEncoderConfig
+from ..config import DEFAULT_LOGIT_SCALE, TextEncoderConfig
 from ..errors import LayerError, OptionError
 from . import ops as own_operations
 from .encode_cache import Recall
@@ -27,9 +27,6 @@ Entry = Any
 
 MAX_BATCH = 32
 """Chunks per forward pass: bounds the memory that a prompt of any length takes."""
-
-LOGIT_SCALE = 4.6055
-"""ln(100), where CLIP's training clips the scale; unused for conditioning, but saved in files."""
 
 
 class SDClipModel(nn.Module):
@@ -66,7 +63,7 @@ class SDClipModel(nn.Module):
         }
         operations = (model_options or {}).get("custom_operations") or own_operations
         self.transformer = CLIPTextModel(config, operations, device=device, dtype=dtype)
-        self.logit_scale = nn.Parameter(torch.tensor(LOGIT_SCALE, device=device))
+        self.logit_scale = nn.Parameter(torch.tensor(DEFAULT_LOGIT_SCALE, device=device))
         if freeze:
             self.freeze()
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from ..errors import SD2ClipError
+from ..config import TEXT_ENCODER_WIDTHS
+from ..errors import SD2ClipError, and_more
 from ..files.torch_file import load_pickle
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
-FAMILIES = {768: "SD1 or SDXL's CLIP-L", 1024: "SD2", 1280: "SDXL's CLIP-bigG"}
 
 # A1111 packs a list as {"TORCHTENSOR": [...]} into base64 JSON, in a text chunk of this name.
 _PNG_KEYWORD = b"sd-ti-embedding"
@@ -114,7 +114,8 @@ def _misfit(shapes: Mapping[str, tuple[int, ...]], width: int) -> str:
     widths = sorted({shape[-1] for shape in shapes.values() if shape and 0 not in shape})
     if not widths:
         return "it holds no vectors"
-    found = ", ".join(f"{w} ({FAMILIES[w]})" if w in FAMILIES else str(w) for w in widths[:4])
+    known = TEXT_ENCODER_WIDTHS
+    found = and_more([f"{w} ({known[w]})" if w in known else str(w) for w in widths], 4)
     return f"its vectors are {found} wide, and this text encoder takes {width}"
 
 

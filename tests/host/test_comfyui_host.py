@@ -20,7 +20,7 @@ import torch
 from sd2_clip import host as hosts
 from sd2_clip.host.interface import Placement
 from sd2_clip.sd2.errors import OptionError, SD2ClipError
-from sd2_clip.sd2.lora.weight_adapters import Change, LowRank
+from sd2_clip.sd2.lora.weight_adapters import Change, LoRA
 from sd2_clip.sd2.model import ops as operations
 
 CPU = torch.device("cpu")
@@ -376,7 +376,7 @@ def test_where_no_second_patcher_is_asked_for_none_is_offered(host: Any, comfy: 
 
 def change(*, dora: bool) -> dict[str, Change]:
     scale = torch.ones(1, 2) if dora else None
-    return {"a.weight": Change(LowRank(torch.ones(2, 1), torch.ones(1, 2)), 1.0, scale)}
+    return {"a.weight": Change(LoRA(torch.ones(2, 1), torch.ones(1, 2)), 1.0, scale)}
 
 
 def test_lora_goes_through_comfyuis_own_reader(host: Any, comfy: FakeComfy) -> None:

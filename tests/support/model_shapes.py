@@ -1,7 +1,7 @@
 """Key to shape of whole models, made from their published architectures; no weights, no torch.
 
 Generated, not read from files, and checked by the parameter counts their authors give (see
-``tests/sd2/test_layouts.py``).
+``test_model_shapes.py``).
 """
 
 from collections.abc import Sequence

@@ -138,14 +138,14 @@ def test_numbers_are_read_without_torch(dtype, tmp_path):
         save_pickle({"x": values}, tmp_path / "d", "zip-deflated"),
     ):
         checkpoint = open_checkpoint(path)
-        assert checkpoint.numbers("x") == (1.5, -2.0, 0.25, 1024.0)
-        assert checkpoint.numbers("x", 1, 2) == (-2.0, 0.25)
-        assert checkpoint.numbers("x", 3, 9) == (1024.0,)
+        assert checkpoint.read_values("x") == (1.5, -2.0, 0.25, 1024.0)
+        assert checkpoint.read_values("x", 1, 2) == (-2.0, 0.25)
+        assert checkpoint.read_values("x", 3, 9) == (1024.0,)
 
 
 def test_numbers_of_a_tensor_in_pieces_cannot_be_had(tmp_path):
     checkpoint = open_checkpoint(save_pickle({"x": torch.ones(2, 3).t()}, tmp_path / "x"))
-    assert checkpoint.numbers("x") == ()
+    assert checkpoint.read_values("x") == ()
 
 
 def test_opening_imports_neither_torch_nor_numpy(tmp_path):
@@ -161,9 +161,9 @@ def test_opening_imports_neither_torch_nor_numpy(tmp_path):
         f" submodule_search_locations=[{root!r}])\n"
         "sys.modules['sd2_clip'] = importlib.util.module_from_spec(spec)\n"
         "from sd2_clip.sd2.files.checkpoint import open_checkpoint\n"
-        "from sd2_clip.sd2.detection.placeholder_weights import without_dead_parts\n"
+        "from sd2_clip.sd2.detection.placeholder_weights import add_placeholder_layers\n"
         f"for path in {[str(path) for path in paths]!r}:\n"
-        "    open_checkpoint(path).numbers('a.half')\n"
+        "    open_checkpoint(path).read_values('a.half')\n"
         "print([name for name in ('torch', 'numpy', 'safetensors') if name in sys.modules])\n"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

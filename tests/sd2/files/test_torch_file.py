@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from sd2_clip.sd2.errors import SD2ClipError, UnreadableFileError, UnsafeFileError
 from sd2_clip.sd2.files.checkpoint import open_checkpoint
 from sd2_clip.sd2.files.torch_file import load_pickle, open_pickle
-from sd2_clip.sd2.files.unpickler import DamagedPickleError, Inert, PickleMachine
+from sd2_clip.sd2.files.unpickler import DamagedPickleError, OpaqueObject, SafeUnpickler
 
 BOTH_FORMS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "stream"])
 
@@ -116,11 +116,11 @@ def test_every_pickle_protocol_is_understood(protocol):
              "s": "text \N{SNOWMAN} \n '", "long": "x" * 300}  # fmt: skip
     if protocol < 3:
         value["b"] = ("t", {"c": {}})  # older protocols have no bytes, they call a codec
-    assert PickleMachine(pickle.dumps(value, protocol)).run() == value
+    assert SafeUnpickler(pickle.dumps(value, protocol)).run() == value
 
 
 def test_sets_come_as_lists():
-    machine = PickleMachine(pickle.dumps({"s": {1}, "f": frozenset([2])}, 4))
+    machine = SafeUnpickler(pickle.dumps({"s": {1}, "f": frozenset([2])}, 4))
     assert machine.run() == {"s": [1], "f": [2]}
 
 
@@ -190,7 +190,7 @@ def test_refusal_never_suggests_to_turn_safety_off(tmp_path):
 )
 def test_no_operation_reaches_a_global_that_is_not_listed(pickled):
     with pytest.raises(UnsafeFileError):
-        PickleMachine(pickled).run()
+        SafeUnpickler(pickled).run()
 
 
 def test_reading_a_hostile_file_imports_and_runs_nothing(tmp_path):
@@ -211,7 +211,7 @@ def test_reading_a_hostile_file_imports_and_runs_nothing(tmp_path):
 
 def test_extension_codes_are_refused():
     with pytest.raises(DamagedPickleError, match="extension"):
-        PickleMachine(b"\x80\x02\x82\x01.").run()
+        SafeUnpickler(b"\x80\x02\x82\x01.").run()
 
 
 def test_known_baggage_is_inert_and_listed(tmp_path):
@@ -242,9 +242,9 @@ def test_lightning_callbacks_are_inert():
         b"\x80\x02}(X\x09\x00\x00\x00callbackscpytorch_lightning.callbacks.model_checkpoint\n"
         b"ModelCheckpoint\n)\x81}X\x01\x00\x00\x00aK\x01sbu."
     )
-    value = PickleMachine(pickled).run()
+    value = SafeUnpickler(pickled).run()
     assert value == {
-        "callbacks": Inert("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint")
+        "callbacks": OpaqueObject("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint")
     }
 
 
@@ -256,7 +256,7 @@ def test_objects_of_a_pickled_module_are_no_state_dict(tmp_path):
 
 def test_pickle_that_ends_within_a_value_is_damaged():
     with pytest.raises(DamagedPickleError, match="252 bytes too early"):
-        PickleMachine(b"\x80\x02X\xff\0\0\0ab.").run()
+        SafeUnpickler(b"\x80\x02X\xff\0\0\0ab.").run()
 
 
 # Bombs
@@ -264,7 +264,7 @@ def test_pickle_that_ends_within_a_value_is_damaged():
 
 def test_memo_numbers_are_limited():
     with pytest.raises(DamagedPickleError, match="impossible memo number"):
-        PickleMachine(b"\x80\x02K\x01p99999999999999999999\n.").run()
+        SafeUnpickler(b"\x80\x02K\x01p99999999999999999999\n.").run()
 
 
 def nested_tuples(depth):
@@ -426,7 +426,7 @@ OPERATIONS = [opcode.code.encode("latin-1") for opcode in pickletools.opcodes]
 @given(st.lists(st.one_of(st.sampled_from(OPERATIONS), st.binary(max_size=5)), max_size=40))
 def test_any_sequence_of_operations_ends_in_a_value_or_one_of_two_errors(pieces):
     with contextlib.suppress(DamagedPickleError, UnsafeFileError):
-        PickleMachine(b"".join(pieces)).run()
+        SafeUnpickler(b"".join(pieces)).run()
 
 
 def test_opening_reads_no_tensor_data(tmp_path):

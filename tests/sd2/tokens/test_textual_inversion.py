@@ -179,12 +179,12 @@ UNUSABLE: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "SD1's width": (
         ".safetensors",
         lambda path: save_file({"emb_params": torch.ones(2, 768)}, path),
-        "768 (SD1",
+        "768 (CLIP-L of SD 1.x",
     ),
     "SDXL's widths": (
         ".safetensors",
         lambda path: save_file({"clip_l": torch.ones(2, 768), "clip_g": torch.ones(2, 1280)}, path),
-        "1280 (SDXL",
+        "1280 (OpenCLIP bigG of SDXL",
     ),
     "a LoRA": (
         ".safetensors",
