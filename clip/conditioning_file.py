@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from ..sd2.errors import SD2ClipError
+from ..sd2.errors import SD2ClipError, UnreadableFileError, and_more
 from ..sd2.files.atomic_write import write_safetensors
-
-FORMAT = "sd2_clip.conditioning/1"
+from ..sd2.files.file_kinds import CONDITIONING_FORMAT, CONDITIONING_KEY, conditioning_record
+from ..sd2.files.path_inside import OutsideFolderError, path_inside
+from ..sd2.files.safetensors_header import read_safetensors_header
+from ..sd2.files.tensor_storage import read_tensors
 
 _TIMES = {
     "year": "%Y",
@@ -113,25 +114,20 @@ def save_conditioning(
     ]
     if not entries:
         raise ConditioningError("There is no conditioning to save: the list is empty.")
-    about = json.dumps({"format": FORMAT, "entries": entries}, allow_nan=False)
-    write_safetensors(path, tensors, {**(metadata or {}), "sd2_clip": about})
+    about = json.dumps({"format": CONDITIONING_FORMAT, "entries": entries}, allow_nan=False)
+    write_safetensors(path, tensors, {**(metadata or {}), CONDITIONING_KEY: about})
 
 
 def load_conditioning(path: Path) -> list[list[Any]]:
     """What ``save_conditioning`` wrote, as it was: order, options, tensors and their dtypes."""
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+        locations, metadata = read_safetensors_header(path)
+        tensors = {name: tensor.clone() for name, tensor in read_tensors(locations).items()}
+    except UnreadableFileError as error:
         raise ConditioningError(f"{path} cannot be read as conditioning: {error}") from error
-    try:
-        about = json.loads(metadata["sd2_clip"])
-        known = about["format"] == FORMAT
-    except (KeyError, TypeError, ValueError):
-        known = False
-    if not known:
-        first = ", ".join(list(tensors)[:3]) or "no tensors"
+    about = conditioning_record(metadata)
+    if about is None:
+        first = and_more(tensors, 3) or "no tensors"
         raise ConditioningError(
             f"{path} is a safetensors file, but no conditioning saved by Save SD2 Conditioning "
             f"(it holds {first}). Choose a file which that node wrote."
@@ -160,9 +156,11 @@ def save_numbered(
     now = time.localtime()
     for word, code in _TIMES.items():
         prefix = prefix.replace(f"%{word}%", time.strftime(code, now))
-    root = os.path.abspath(folder)
-    target = Path(os.path.abspath(folder / prefix.replace("\\", "/")))
-    if str(target) == root or not target.is_relative_to(root) or ":" in prefix:
+    try:
+        target = path_inside(Path(os.path.abspath(folder)), prefix)
+    except OutsideFolderError:
+        target = None
+    if target is None or ":" in prefix:  # Windows' mark of drives and streams
         raise ConditioningError(
             f"filename_prefix {prefix!r} leads out of the output folder {folder} or names no file. "
             "Use a name such as conditioning/sd2."

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..host.model_folders import walk
-from ..sd2.errors import SD2ClipError
+from ..sd2.errors import SD2ClipError, and_more
 
 COLUMNS = ("caption", "text", "prompt", "TEXT")
 """Where captions are looked for unless a column is named; the last one is LAION's."""
@@ -222,7 +222,7 @@ def _column(names: list[str], where: str, wanted: str | None) -> str:
     found = [name for name in ([wanted] if wanted is not None else COLUMNS) if name in names]
     if len(found) == 1:
         return found[0]
-    listed = ", ".join(map(str, names[:12])) or "none"
+    listed = and_more(list(map(str, names)), 12) or "none"
     if found:
         raise CaptionsError(f"{where}: which column has the captions, {' or '.join(found)}?")
     missing = f"no column {wanted!r}"

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..sd2.errors import SD2ClipError
+from ..sd2.errors import SD2ClipError, and_more
 from ..sd2.files.atomic_write import replacing
 from ..version import __version__
 
@@ -28,7 +28,7 @@ def check_out(out: Path, settings: dict[str, Any]) -> None:
         there = sorted(p.name for p in out.iterdir() if p.name[0] != ".") if out.is_dir() else []
         if there and MANIFEST not in there:
             raise OutFolderError(
-                f"{out} holds other things ({', '.join(there[:3])}), which embeddings could "
+                f"{out} holds other things ({and_more(there, 3)}), which embeddings could "
                 "overwrite. Choose a new or empty folder."
             )
         return

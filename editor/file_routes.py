@@ -11,8 +11,10 @@ from aiohttp import web
 
 from ..host.interface import Host
 from ..host.model_folders import weight_files
+from ..sd2.files.atomic_write import write_bytes
+from ..sd2.files.file_kinds import EMBEDDING_SUFFIXES, WEIGHT_SUFFIXES
+from ..sd2.files.path_inside import path_inside
 from .messages import BadRequestError, reply
-from .storage import inside, write_atomically
 from .user_routes import sandboxed
 
 SHOWN = {
@@ -58,9 +60,8 @@ class FileRoutes:
     async def view(self, request: web.Request) -> web.StreamResponse:
         query = request.query
         folder = self._folder(query.get("type", "output"))
-        path = inside(
-            folder, f"{query.get('subfolder', '')}/{query.get('filename', '')}".lstrip("/")
-        )
+        name = f"{query.get('subfolder', '')}/{query.get('filename', '')}".lstrip("/")
+        path = path_inside(folder, name, untrusted=True)
         if not query.get("filename") or not path.is_file():
             return web.Response(status=404)
         shown_as = SHOWN.get(path.suffix.lower())
@@ -81,11 +82,11 @@ class FileRoutes:
         subfolder = str(form.get("subfolder") or "")
         folder = self._folder(kind)
         name = file.filename.replace("\\", "/").rpartition("/")[2]
-        path = inside(folder, f"{subfolder}/{name}".lstrip("/"))
+        path = path_inside(folder, f"{subfolder}/{name}".lstrip("/"), untrusted=True)
         data = file.file.read()
         if str(form.get("overwrite", "")).lower() not in ("true", "1"):
             path = _unused(path, data)
-        await asyncio.shield(asyncio.to_thread(write_atomically, path, data))
+        await asyncio.shield(asyncio.to_thread(write_bytes, path, data))
         place = path.parent.resolve().relative_to(folder.resolve()).as_posix()
         return reply({"name": path.name, "subfolder": "" if place == "." else place, "type": kind})
 
@@ -94,7 +95,9 @@ class FileRoutes:
         return reply([str(Path(name).with_suffix("")) for name in names])
 
     def _names(self, kind: str) -> list[str]:
-        return [name for folder in self._host.model_folders(kind) for name in weight_files(folder)]
+        suffixes = EMBEDDING_SUFFIXES if kind == "embeddings" else WEIGHT_SUFFIXES
+        folders = self._host.model_folders(kind)
+        return [name for folder in folders for name in weight_files(folder, suffixes)]
 
     async def kinds(self, request: web.Request) -> web.Response:
         return reply(list(self._kinds))

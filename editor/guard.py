@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from ..sd2.files.path_inside import OutsideFolderError
 from .messages import BadRequestError, reply
-from .storage import OutsideFolderError
 
 log = logging.getLogger("sd2_clip")
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from aiohttp import web
 
+from ..sd2.files.path_inside import path_inside
 from .messages import reply
-from .storage import inside
 
 log = logging.getLogger("sd2_clip")
 
@@ -118,7 +118,7 @@ class PackRoutes:
 
 
 def _file(folder: Path, name: str) -> web.StreamResponse:
-    path = inside(folder, name)
+    path = path_inside(folder, name, untrusted=True)
     if not path.is_file():
         return web.Response(status=404)
     response = web.FileResponse(path)

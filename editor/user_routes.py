@@ -15,8 +15,9 @@ from typing import Any
 
 from aiohttp import web
 
+from ..sd2.files.atomic_write import is_unfinished, write_bytes
+from ..sd2.files.path_inside import path_inside
 from .messages import dumps, read_json, read_object, reply
-from .storage import inside, write_atomically
 
 log = logging.getLogger("sd2_clip")
 
@@ -69,7 +70,7 @@ class Settings:
         async with self._changing:
             settings = self.read() | changes
             text = json.dumps(settings, indent=4)
-            await asyncio.to_thread(write_atomically, self._path, text.encode())
+            await asyncio.to_thread(write_bytes, self._path, text.encode())
         return web.Response()
 
 
@@ -103,7 +104,7 @@ class UserData:
         directory = request.query.get("dir", "")
         if not directory:
             return reply({"error": "'dir' is missing."}, status=400)
-        folder = inside(self._folder, directory)
+        folder = path_inside(self._folder, directory, untrusted=True)
         pattern = "**/*" if _flag(request, "recurse") else "*"
         paths = [path for path in sorted(folder.glob(pattern)) if _is_users(path)]
         names = [path.relative_to(folder).as_posix() for path in paths]
@@ -116,7 +117,7 @@ class UserData:
     async def entries(self, request: web.Request) -> web.Response:
         """Files and folders directly below ``path``."""
         name = request.query.get("path", "")
-        folder = inside(self._folder, name) if name else self._folder
+        folder = path_inside(self._folder, name, untrusted=True) if name else self._folder
         if not folder.is_dir():
             return reply({"error": f"There is no folder {name!r}."}, status=404)
         found = []
@@ -131,30 +132,30 @@ class UserData:
         return reply(found)
 
     async def read(self, request: web.Request) -> web.StreamResponse:
-        path = inside(self._folder, request.match_info["file"])
+        path = path_inside(self._folder, request.match_info["file"], untrusted=True)
         if not path.is_file():
             return web.Response(status=404)
         return sandboxed(web.FileResponse(path))
 
     async def write(self, request: web.Request) -> web.Response:
-        path = inside(self._folder, request.match_info["file"])
+        path = path_inside(self._folder, request.match_info["file"], untrusted=True)
         if path.exists() and not _flag(request, "overwrite", default=True):
             return reply({"error": f"{path.name} exists."}, status=409)
         body = await request.read()
         # Once begun, a save is brought to its end, even if the page leaves or the server stops.
-        await asyncio.shield(asyncio.to_thread(write_atomically, path, body))
+        await asyncio.shield(asyncio.to_thread(write_bytes, path, body))
         return self._saved(request, path)
 
     async def delete(self, request: web.Request) -> web.Response:
-        path = inside(self._folder, request.match_info["file"])
+        path = path_inside(self._folder, request.match_info["file"], untrusted=True)
         if not path.is_file():
             return web.Response(status=404)
         path.unlink()
         return web.Response(status=204)
 
     async def move(self, request: web.Request) -> web.Response:
-        source = inside(self._folder, request.match_info["file"])
-        target = inside(self._folder, request.match_info["target"])
+        source = path_inside(self._folder, request.match_info["file"], untrusted=True)
+        target = path_inside(self._folder, request.match_info["target"], untrusted=True)
         if not source.is_file():
             return web.Response(status=404)
         if target.exists() and not _flag(request, "overwrite", default=True):
@@ -176,7 +177,7 @@ def _flag(request: web.Request, name: str, *, default: bool = False) -> bool:
 
 def _is_users(path: Path) -> bool:
     """Not a folder, and not one of our own half-written files."""
-    return path.is_file() and not (path.name.startswith(".") and path.suffix == ".part")
+    return path.is_file() and not is_unfinished(path)
 
 
 def _info(path: Path, name: str) -> dict[str, Any]:

@@ -6,13 +6,13 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from ..sd2.errors import SD2ClipError
+from ..sd2.errors import SD2ClipError, and_more
+from ..sd2.files.file_kinds import WEIGHT_SUFFIXES
+from ..sd2.files.path_inside import OutsideFolderError, path_inside
 from .interface import Host
 
 CLIP_KINDS = ("text_encoders", "clip", "checkpoints", "diffusers")
 """Where a text encoder may lie, in the order in which a name is looked for."""
-
-WEIGHT_SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
 
 LISTED = 6  # files that an error names
 
@@ -81,10 +81,11 @@ def list_models(host: Host, kinds: Sequence[str]) -> list[str]:
 
 def locate(folder: Path, name: str) -> Path | None:
     """*folder*/*name* if that exists and its spelling does not lead out of *folder*."""
-    path = Path(os.path.abspath(folder / name))
-    if path.is_relative_to(os.path.abspath(folder)) and path != folder and path.exists():
-        return path
-    return None
+    try:
+        path = path_inside(Path(os.path.abspath(folder)), name)
+    except OutsideFolderError:
+        return None
+    return path if path.exists() else None
 
 
 def resolve_model(host: Host, kinds: Sequence[str], name: str) -> Path:
@@ -98,8 +99,7 @@ def resolve_model(host: Host, kinds: Sequence[str], name: str) -> Path:
                 return path
     searched = ", ".join(dict.fromkeys(str(folder) for _, folder in folders)) or "none is set up"
     there = list_models(host, kinds)
-    names = ", ".join(there[:LISTED]) + (f" and {len(there) - LISTED} more" * (len(there) > LISTED))
     raise ModelNotFoundError(
         f"{name!r} is in none of the model folders ({searched}). Put the file there, or choose one "
-        f"that is there: {names or 'there are none'}."
+        f"that is there: {and_more(there, LISTED) or 'there are none'}."
     )

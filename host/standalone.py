@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..sd2.errors import SD2ClipError
+from ..sd2.files.file_kinds import WEIGHT_SUFFIXES
 from .interface import Clip, Placement, WeightChange
-from .model_folders import WEIGHT_SUFFIXES
 
 if TYPE_CHECKING:
     import torch

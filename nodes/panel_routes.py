@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from .. import host
 from ..host.model_folders import CLIP_KINDS, list_models, resolve_model, weight_files
 from ..sd2.errors import SD2ClipError
+from ..sd2.files.checkpoint import fingerprint, open_checkpoint
+from ..sd2.files.file_kinds import EMBEDDING_SUFFIXES
 
 if TYPE_CHECKING:
     from ..sd2.tokens.tokenized_text import TokenizedText
@@ -29,8 +31,6 @@ MOST_PARTS = 12
 MOST_ALTERNATIVES = 3
 SEARCH_SECONDS = 1.0
 """What may be spent on looking for a file that could be chosen instead of a wrong one."""
-
-EMBEDDING_SUFFIXES = (".safetensors", ".pt", ".bin", ".png")
 
 
 def tokenize(given: dict[str, Any]) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def inspect(given: dict[str, Any]) -> dict[str, Any]:
     current = host.current()
     try:
         path = resolve_model(current, CLIP_KINDS, name)
-        found = _look_at(path, _version(path))
+        found = _look_at(path, str(fingerprint(path)))
     except (SD2ClipError, OSError) as error:
         return {"error": _without_path(str(error), name), "alternatives": _alternatives(name)}
     if "error" in found:
@@ -107,20 +107,10 @@ def inspect(given: dict[str, Any]) -> dict[str, Any]:
     return found | {"clip_name": name}
 
 
-def _version(path: Path) -> tuple[tuple[str, int, int], ...]:
-    """Another value whenever one of the files has changed."""
-    from ..sd2.files.resolve import resolve_files
-
-    files, _ = resolve_files(path)
-    stats = ((str(file), file.stat()) for file in files)
-    return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)
-
-
 @lru_cache(maxsize=512)
 def _look_at(path: Path, version: object) -> dict[str, Any]:
     """*version* is not looked at: it makes an edited file a new entry of the cache."""
     from ..sd2.detection.detect import detect
-    from ..sd2.files.checkpoint import open_checkpoint
 
     try:
         checkpoint = open_checkpoint(path)
@@ -145,7 +135,7 @@ def _alternatives(wrong: str) -> list[str]:
             break
         try:
             path = resolve_model(current, CLIP_KINDS, name)
-            if name != wrong and "error" not in _look_at(path, _version(path)):
+            if name != wrong and "error" not in _look_at(path, str(fingerprint(path))):
                 good.append(name)
         except (SD2ClipError, OSError):
             continue
@@ -174,8 +164,6 @@ def embeddings(given: dict[str, Any]) -> dict[str, Any]:
 @lru_cache(maxsize=4096)
 def _size(path: Path, version: int) -> tuple[int | None, int | None]:
     """Vectors and their width by the header of a safetensors file; None where it is not clear."""
-    from ..sd2.files.checkpoint import open_checkpoint
-
     if path.suffix != ".safetensors":
         return None, None
     try:

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..config import CONTEXT_WIDTHS, TEXT_ENCODER_WIDTHS, TextEncoderConfig
+from ..errors import and_more
 from ..files.checkpoint import Checkpoint, TensorInfo
+from ..files.file_kinds import conditioning_record
 from .clip_towers import Tower
 
 FAMILY = "Stable Diffusion 2.x (OpenCLIP ViT-H/14)"
@@ -139,6 +141,7 @@ class _Names:
 
     tensors: Mapping[str, TensorInfo]
     towers: Sequence[Tower]
+    metadata: Mapping[str, str]
 
     def any_part(self, *parts: str) -> bool:
         return any(part in name for name in self.tensors for part in parts)
@@ -150,6 +153,12 @@ class _Names:
         return {
             t.width for t in self.towers if not t.is_vision and t.blocks and t.width is not None
         }
+
+
+def _conditioning(names: _Names) -> str | None:
+    if conditioning_record(names.metadata) is not None:
+        return "saved conditioning. Use Load SD2 Conditioning"
+    return None
 
 
 def _lora(names: _Names) -> str | None:
@@ -251,6 +260,7 @@ def _parts_of_stable_diffusion(names: _Names) -> str | None:
 
 
 _EXPLANATIONS: tuple[Callable[[_Names], str | None], ...] = (
+    _conditioning,
     _lora,
     _controlnet,
     _ip_adapter,
@@ -270,7 +280,7 @@ def explain_not_sd2(
     config: TextEncoderConfig,
 ) -> str:
     """The message for a file without SD2's text encoder: which model it is, why not, what to do."""
-    names = _Names(checkpoint.tensors, towers)
+    names = _Names(checkpoint.tensors, towers, checkpoint.metadata)
     explanations = (explain(names) for explain in _EXPLANATIONS)
     what = next((found for found in explanations if found is not None), None)
     message = f"{checkpoint.path}: no SD2 text encoder found."
@@ -278,8 +288,8 @@ def explain_not_sd2(
         message += f" This is {what}."
     listed = list(reasons)
     if listed:
-        message += f" Looked at {'; '.join(listed[:4])}."
+        message += f" Looked at {and_more(listed, 4, '; ')}."
     if what is None and not listed:
-        first = ", ".join(repr(name[:80]) for name in list(checkpoint.tensors)[:4])
+        first = and_more([repr(name[:80]) for name in checkpoint.tensors], 4)
         message += f" No text encoder of a kind known here; first keys: {first or 'none at all'}."
     return f"{message} {CHOOSE}."

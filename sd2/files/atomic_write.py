@@ -1,4 +1,4 @@
-"""Writing files: said beforehand if it cannot be done, and whole or not at all."""
+"""Writes files whole or not at all, and tells beforehand if a folder cannot be written to."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     import torch
 
 
+_UNFINISHED = ".partial"
+
+
 def check_writable(folder: Path) -> None:
-    """Fail now, not after minutes of work, if nothing can be written to *folder*."""
+    """Raise OptionError now, not after minutes of work, if *folder* cannot be written to."""
     probe = folder / f".{secrets.token_hex(4)}.probe"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -25,19 +28,18 @@ def check_writable(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise OptionError(
-            f"Nothing can be written to {folder}: {error.strerror}. Choose another folder."
+            f"{folder} cannot be written to: {error.strerror}. Choose another folder."
         ) from error
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, whose file takes *path*'s place at the end; after an error, nothing does.
+    """A path to write to. The file written there replaces *path* at the end, or after an error not.
 
-    It comes to be readable for whom the user's files are readable, and is on the disk before it
-    replaces anything.
+    It has the mode of a file that the user creates, and is on the disk before it replaces anything.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    partial = path.with_name(f".{secrets.token_hex(8)}{_UNFINISHED}")  # as short for a long name
     try:
         partial.touch(exist_ok=False)
         mode = partial.stat().st_mode
@@ -51,10 +53,21 @@ def replacing(path: Path) -> Iterator[Path]:
             partial.unlink()
 
 
+def is_unfinished(path: Path) -> bool:
+    """Whether *path* is a file that ``replacing`` has not finished."""
+    return path.name.startswith(".") and path.suffix == _UNFINISHED
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write *path*, whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_bytes(data)
+
+
 def write_safetensors(
     path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
 ) -> None:
-    """Write *path*, whole or not at all; raises ``OptionError`` if the disk does not take it."""
+    """Write *path*, whole or not at all; raises ``OptionError`` if that fails."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 

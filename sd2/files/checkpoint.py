@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UnreadableFileError
+from ..errors import UnreadableFileError, and_more
 from .resolve import resolve_files
 from .safetensors_header import looks_like_safetensors, read_safetensors_header
 from .tensor_storage import TensorLocation, read_elements, read_tensors
@@ -174,7 +174,7 @@ def _open_pickle(path: Path) -> _Opened:
 
 
 def _whole_object(opaque_names: tuple[str, ...]) -> str:
-    return f" (a pickled object: {', '.join(opaque_names[:3])})" if opaque_names else ""
+    return f" (a pickled object: {and_more(opaque_names, 3)})" if opaque_names else ""
 
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")

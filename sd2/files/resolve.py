@@ -5,7 +5,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import UnreadableFileError
+from ..errors import UnreadableFileError, and_more
+from .file_kinds import WEIGHT_SUFFIXES
+from .path_inside import OutsideFolderError, path_inside
 
 # Names that save_pretrained and open_clip give to weights; a folder may hold much else.
 _STEMS = (
@@ -16,7 +18,6 @@ _STEMS = (
     "text_encoder",
     "diffusion_pytorch_model",
 )
-_SUFFIXES = (".safetensors", ".sft", ".bin", ".pt", ".pth", ".ckpt")  # the safe format first
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<rest>\..+)")
 _MAX_INDEX_BYTES = 16 << 20
 
@@ -47,16 +48,16 @@ def _choose_in_folder(folder: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
     choices = sorted((rank, name) for name in names if (rank := _rank(name)) is not None)
     if not choices:
-        weights = [name for name in names if name.endswith(_SUFFIXES)]
+        weights = [name for name in names if name.endswith(WEIGHT_SUFFIXES)]
         if len(weights) != 1:
-            what = f"no model file (it holds {_some(names)})"
+            what = f"no model file (it holds {and_more(names) or 'nothing'})"
             if weights:
-                what = f"{len(weights)} model files: {_some(weights)}. Name one of them"
+                what = f"{len(weights)} model files: {and_more(weights)}. Name one of them"
             raise UnreadableFileError(f"{folder}: a folder with {what}.")
         choices = [((0, 0, 0, 0), weights[0])]
     chosen = choices[0][1]
     others = [name for _, name in choices[1:]]
-    note = f"read from {chosen}" + (f" (also there: {_some(others)})" if others else "")
+    note = f"read from {chosen}" + (f" (also there: {and_more(others)})" if others else "")
     file = folder / chosen
     return (_read_index(file) if chosen.endswith(".json") else (file,)), (note,)
 
@@ -76,11 +77,11 @@ def _rank(name: str) -> tuple[int, int, int, int] | None:
             return None
         stem, _, suffix = match[1].rpartition(".")
         plain = f"{stem}{match[2] or ''}.{suffix}"
-    suffix = next((suffix for suffix in _SUFFIXES if plain.endswith(suffix)), "")
+    suffix = next((suffix for suffix in WEIGHT_SUFFIXES if plain.endswith(suffix)), "")
     stem, *variant = plain.removesuffix(suffix).split(".")
     if not suffix or stem not in _STEMS or len(variant) > 1:
         return None
-    return int(suffix not in _SUFFIXES[:2]), len(variant), _STEMS.index(stem), int(index)
+    return int(suffix not in WEIGHT_SUFFIXES[:2]), len(variant), _STEMS.index(stem), int(index)
 
 
 def _read_index(index: Path) -> tuple[Path, ...]:
@@ -98,7 +99,11 @@ def _read_index(index: Path) -> tuple[Path, ...]:
         )
     names = sorted({str(name) for name in weight_map.values()})
     for name in names:
-        if Path(name).name != name or name in ("", ".", "..") or "\\" in name or ":" in name:
+        try:
+            beside = path_inside(index.parent, name).name == name and ":" not in name
+        except OutsideFolderError:
+            beside = False
+        if not beside:
             raise UnreadableFileError(
                 f"{index}: names a shard outside its own folder: {name[:100]!r}."
             )
@@ -122,11 +127,6 @@ def _all_present(folder: Path, names: Sequence[str], source: str) -> tuple[Path,
     if missing:
         raise UnreadableFileError(
             f"{folder}: {source} belongs to a set of {len(names)} files, of which "
-            f"{len(missing)} are missing: {_some(missing)}. Download them too."
+            f"{len(missing)} are missing: {and_more(missing)}. Download them too."
         )
     return tuple(folder / name for name in names)
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:5])
-    return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "") if names else "nothing"

@@ -15,7 +15,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from ..errors import UnreadableFileError, UnsafeFileError
+from ..errors import UnreadableFileError, UnsafeFileError, and_more
 from .tensor_storage import Block, TensorLocation, itemsize, read_tensors
 from .unpickler import DamagedPickleError, OpaqueObject, SafeUnpickler, StorageRef, TensorRef
 
@@ -111,7 +111,7 @@ def _open_zip(path: Path) -> PickledFile:
                     f"{path}: a TorchScript program, not weights. Choose a file with a state dict."
                 )
             if len(pickles) != 1:
-                first = ", ".join(repr(name) for name in list(entries)[:3])
+                first = and_more([repr(name) for name in entries], 3)
                 raise UnreadableFileError(
                     f"{path}: a zip archive that torch.save did not write (no data.pkl; it begins "
                     f"with {first or 'nothing'}). If a model is packed in it, unpack it first."

@@ -12,6 +12,7 @@ import math
 import re
 from dataclasses import dataclass
 
+from ..errors import and_more
 from .a1111_attention import parse_attention
 from .a1111_schedule import read_schedule
 from .comfy import Segment
@@ -55,7 +56,7 @@ def parse_a1111(text: str, steps: int | None = None) -> A1111Prompt:
     warnings: list[str] = []
     if networks:
         warnings.append(
-            f"{', '.join(networks[:5])}{' …' if len(networks) > 5 else ''} is not applied here; "
+            f"{and_more(networks)} is not applied here; "
             "load it with Load SD2 LoRA (CLIP only) or ComfyUI's Load LoRA"
         )
     parts: list[Part] = []

@@ -1,7 +1,7 @@
 """Textual inversions by name: found inside the given folders, read once, never fatal.
 
 The order is fixed, so that a name means the same file everywhere: folders as given, each before its
-subfolders, subfolders by name; in a folder the exact name first, then ``EXTENSIONS`` in order.
+subfolders, subfolders by name; in a folder the exact name first, then with each suffix in order.
 """
 
 import contextlib
@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import SD2ClipError
+from ..files.file_kinds import EMBEDDING_SUFFIXES
+from ..files.path_inside import OutsideFolderError, path_inside
 
 if TYPE_CHECKING:
     import torch
 
 _BACKSLASH = re.compile(r"(?<=[^\\/])\\(?=[^\\/])")
-
-EXTENSIONS = (".safetensors", ".pt", ".bin", ".png")
 
 # A folder changed this recently may change again without a new time stamp.
 _CLOCK_TICK_NS = 2_000_000_000
@@ -81,18 +81,17 @@ def embedding_names(folders: Sequence[str]) -> list[str]:
                 names.update(
                     stem
                     for stem, extension in (os.path.splitext(entry.name) for entry in entries)
-                    if extension.lower() in EXTENSIONS
+                    if extension.lower() in EMBEDDING_SUFFIXES
                 )
     return sorted(names)
 
 
 def _file_in(folder: str, name: str) -> Path | None:
-    root = os.path.abspath(folder)
-    path = os.path.abspath(os.path.join(root, name))
-    # Of the text, not of the target: links inside the folder may point anywhere, as in ComfyUI.
-    if path == root or not path.startswith(os.path.join(root, "")):
+    try:
+        path = str(path_inside(Path(os.path.abspath(folder)), name))
+    except OutsideFolderError:
         return None
-    for extension in ("", *EXTENSIONS):
+    for extension in ("", *EMBEDDING_SUFFIXES):
         if os.path.isfile(path + extension):
             return Path(path + extension)
     return None
@@ -153,6 +152,6 @@ def _read(path: Path, version: tuple[int, ...], width: int, key: str) -> Embeddi
             while block := file.read(1 << 20):
                 digest.update(block)
     except SD2ClipError as error:
-        return Unusable(path, str(error))
+        return Unusable(path, str(error).removeprefix(f"{path}: "))
     note = f"{found.dropped} of its vectors contain nan or inf" if found.dropped else ""
     return Embedding(path, digest.hexdigest(), found.rows, note)

@@ -6,7 +6,6 @@ Which tensor of a file is meant is judged by its width first and by its name sec
 
 import base64
 import json
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,13 @@ import torch
 
 from ..config import TEXT_ENCODER_WIDTHS
 from ..errors import SD2ClipError, and_more
+from ..files.png_text import PNG_SIGNATURE, read_png_texts
+from ..files.safetensors_header import looks_like_safetensors, read_safetensors_header
+from ..files.tensor_storage import read_tensors
 from ..files.torch_file import load_pickle
 
-PNG_START = b"\x89PNG\r\n\x1a\n"
-
 # A1111 packs a list as {"TORCHTENSOR": [...]} into base64 JSON, in a text chunk of this name.
-_PNG_KEYWORD = b"sd-ti-embedding"
+_PNG_KEYWORD = "sd-ti-embedding"
 _PNG_TENSOR = "TORCHTENSOR"
 
 
@@ -43,13 +43,13 @@ def read_vectors(path: Path, width: int, key: str) -> Vectors:
     Raises UnusableEmbeddingError, or the errors of reading.
     """
     with path.open("rb") as file:
-        start = file.read(9)
+        start = file.read(16)
     # Tensors made in ComfyUI's inference mode could not be used outside of it.
     with torch.inference_mode(False), torch.no_grad():
         # Safetensors first: its length, before the brace, may begin like anything.
-        if start[8:] == b"{":
+        if looks_like_safetensors(start):
             found = _read_safetensors(path, width, key)
-        elif start.startswith(PNG_START):
+        elif start.startswith(PNG_SIGNATURE):
             found = _choose(_read_png(path), width, key)
         else:
             found = _choose(load_pickle(path), width, key)
@@ -115,44 +115,34 @@ def _misfit(shapes: Mapping[str, tuple[int, ...]], width: int) -> str:
     if not widths:
         return "it holds no vectors"
     known = TEXT_ENCODER_WIDTHS
-    found = and_more([f"{w} ({known[w]})" if w in known else str(w) for w in widths], 4)
-    return f"its vectors are {found} wide, and this text encoder takes {width}"
+    found = and_more([f"{w} wide ({known[w]})" if w in known else f"{w} wide" for w in widths], 4)
+    return f"its vectors are {found}; this text encoder takes {width}"
 
 
 def _read_safetensors(path: Path, width: int, key: str) -> list[torch.Tensor]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            # Shapes first: the file may be a LoRA, or a whole model by mistake.
-            slices = {name: file.get_slice(name) for name in sorted(file.keys())}
-            shapes = {
-                name: tuple(part.get_shape())
-                for name, part in slices.items()
-                if part.get_dtype().startswith(("F", "BF"))
-            }
-            return [file.get_tensor(name) for name in choose_names(shapes, width, key, every=False)]
-    except SafetensorError as error:
-        raise UnusableEmbeddingError(f"it is no readable embedding file ({error})") from error
+    locations, _ = read_safetensors_header(path)
+    # Shapes first: the file may be a LoRA, or a whole model by mistake.
+    shapes = {
+        name: locations[name].shape
+        for name in sorted(locations)
+        if locations[name].dtype.startswith(("F", "BF"))
+    }
+    names = choose_names(shapes, width, key, every=False)
+    tensors = read_tensors({name: locations[name] for name in names})
+    return [tensors[name] for name in names]
 
 
 def _read_png(path: Path) -> Any:
-    data = path.read_bytes()
-    position = len(PNG_START)
-    while position + 8 <= len(data):
-        (length,) = struct.unpack_from(">I", data, position)
-        body = data[position + 8 : position + 8 + length]
-        keyword, _, text = body.partition(b"\0")
-        if data[position + 4 : position + 8] == b"tEXt" and keyword == _PNG_KEYWORD:
-            try:
-                return json.loads(base64.b64decode(text), object_hook=_png_tensor)
-            except (ValueError, TypeError, RecursionError) as error:
-                raise UnusableEmbeddingError(f"its embedding is damaged ({error})") from error
-        position += length + 12
-    raise UnusableEmbeddingError(
-        "this picture has no text chunk 'sd-ti-embedding' (vectors hidden in its pixels are not "
-        "read; take the .pt or .safetensors file)"
-    )
+    text = read_png_texts(path).get(_PNG_KEYWORD)
+    if text is None:
+        raise UnusableEmbeddingError(
+            f"this picture has no text chunk {_PNG_KEYWORD!r} (vectors hidden in its pixels are "
+            "not read; take the .pt or .safetensors file)"
+        )
+    try:
+        return json.loads(base64.b64decode(text), object_hook=_png_tensor)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UnusableEmbeddingError(f"its embedding is damaged ({error})") from error
 
 
 def _png_tensor(value: dict[str, Any]) -> Any:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
+from ..errors import and_more
 from .bpe import Vocabulary
 
 if TYPE_CHECKING:
@@ -109,10 +110,10 @@ class TokenizedText:
         lines = [f"{counts}: conditioning of {chunks * length} rows"]
         if self.embeddings:
             used = [f"{e.name} ({_count(e.rows, 'vector')})" for e in self.embeddings]
-            lines.append(f"embeddings: {_listed(used)}")
+            lines.append(f"embeddings: {and_more(used, LISTED)}")
         lines += [f"ignored: embedding:{item.name}: {item.reason}" for item in self.ignored]
         if cut := self.cut_words():
-            lines.append(f"cut by the end of a chunk: {_listed(cut)}")
+            lines.append(f"cut by the end of a chunk: {and_more(cut, LISTED)}")
         lines += [f"warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)
 
@@ -154,8 +155,3 @@ def _id(token: Token) -> int:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _listed(items: list[str]) -> str:
-    more = len(items) - LISTED
-    return ", ".join(items[:LISTED]) + (f" and {more} more" if more > 0 else "")

@@ -44,8 +44,11 @@ def international(key, document, *, compress=False):
     )
 
 
+COND = {"dtype": "F32", "shape": [16], "data_offsets": [0, 64]}
+
+
 def safetensors(metadata):
-    header = json.dumps({"__metadata__": metadata, "cond": {}} if metadata else {"cond": {}})
+    header = json.dumps({"__metadata__": metadata, "cond": COND} if metadata else {"cond": COND})
     return struct.pack("<Q", len(header)) + header.encode() + b"\0" * 64
 
 
@@ -94,12 +97,6 @@ def test_editor_workflow_beside_the_prompt_is_kept(tmp_path):
     assert loaded.ui_workflow == UI
 
 
-def test_png_text_may_be_latin_1(tmp_path):
-    text = json.dumps({"1": node("Show", value="\xfcber")}, ensure_ascii=False)
-    data = png(chunk(b"tEXt", b"prompt\0" + text.encode("latin-1")))
-    assert load(tmp_path, data).prompt["1"]["inputs"] == {"value": "über"}
-
-
 def test_document_may_be_given_itself():
     assert load_workflow(PROMPT, NODES).prompt == PROMPT
 
@@ -123,11 +120,11 @@ def test_titles_name_every_node(tmp_path):
         pytest.param(png(chunk(b"zTXt", b"prompt\0\0x")), "damaged", id="PNG with a bad text"),
         pytest.param(
             struct.pack("<Q", 99999) + b'{"a":' + b"[" * 99994,
-            "whole safetensors",
+            "damaged safetensors",
             id="deep safetensors",
         ),
         pytest.param(safetensors({}), "carries no workflow", id="safetensors without"),
-        pytest.param(safetensors({"a": "b"})[:20], "whole safetensors", id="cut safetensors"),
+        pytest.param(safetensors({"a": "b"})[:20], "truncated", id="cut safetensors"),
         pytest.param(
             png(plain("prompt", PROMPT).replace(b"{", b"[", 1)), "no workflow", id="PNG, no JSON"
         ),
@@ -137,13 +134,6 @@ def test_what_is_no_workflow_is_named(tmp_path, data, words):
     with pytest.raises(WorkflowError, match=words) as caught:
         load(tmp_path, data)
     assert str(tmp_path / "file") in str(caught.value)
-
-
-def test_compressed_text_cannot_fill_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("sd2_clip.headless.embedded.LARGEST_TEXT", 1000)
-    bomb = chunk(b"zTXt", b"prompt\0\0" + zlib.compress(b" " * 100_000))
-    with pytest.raises(NotAWorkflowError, match="larger than any workflow"):
-        load(tmp_path, png(bomb))
 
 
 def test_missing_file_is_named(tmp_path):

@@ -10,10 +10,10 @@ from sd2_clip.sd2.errors import NotSD2Error
 from sd2_clip.sd2.files.checkpoint import Checkpoint, TensorInfo
 
 
-def header_only(tensors, dtype="F32"):
+def header_only(tensors, metadata=None):
     """A checkpoint of which there are only names and shapes."""
-    infos = {name: TensorInfo(shape, dtype) for name, shape in tensors.items()}
-    return Checkpoint(Path("file.safetensors"), (), infos)
+    infos = {name: TensorInfo(shape, "F32") for name, shape in tensors.items()}
+    return Checkpoint(Path("file.safetensors"), (), infos, metadata or {})
 
 
 VISION = shapes.transformers_vision()
@@ -87,3 +87,9 @@ def test_other_models_are_named_with_the_reason(name):
     assert "Choose a file with the OpenCLIP ViT-H/14 text encoder" in message
     assert all(piece in message for piece in pieces), message
     assert len(message) < 1200
+
+
+def test_saved_conditioning_is_named():
+    metadata = {"sd2_clip": '{"format": "sd2_clip.conditioning/1"}'}
+    with pytest.raises(NotSD2Error, match=r"saved conditioning\. Use Load SD2 Conditioning"):
+        detect(header_only({"0.cond": (1, 77, 1024)}, metadata))

@@ -210,8 +210,8 @@ def test_report_counts_and_names(with_embeddings: SD2Tokenizer) -> None:
     assert text.report().splitlines()[:3] == [
         "11 tokens, 1 chunk of 77: conditioning of 77 rows",
         "embeddings: nine (9 vectors)",
-        "ignored: embedding:sd1: its vectors are 768 (CLIP-L of SD 1.x or SDXL's CLIP-L) wide, "
-        "and this text encoder takes 4",
+        "ignored: embedding:sd1: its vectors are 768 wide (CLIP-L of SD 1.x, SDXL, SD3 "
+        "and Flux); this text encoder takes 4",
     ]
     assert "ignored: embedding:none: no file of this name" in text.report()
     assert "weight 30" in text.report()

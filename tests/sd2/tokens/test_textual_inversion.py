@@ -179,12 +179,12 @@ UNUSABLE: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "SD1's width": (
         ".safetensors",
         lambda path: save_file({"emb_params": torch.ones(2, 768)}, path),
-        "768 (CLIP-L of SD 1.x",
+        "768 wide (CLIP-L of SD 1.x",
     ),
     "SDXL's widths": (
         ".safetensors",
         lambda path: save_file({"clip_l": torch.ones(2, 768), "clip_g": torch.ones(2, 1280)}, path),
-        "1280 (OpenCLIP bigG of SDXL",
+        "1280 wide (OpenCLIP bigG of SDXL",
     ),
     "a LoRA": (
         ".safetensors",
@@ -213,7 +213,7 @@ UNUSABLE: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "a truncated file": (
         ".safetensors",
         lambda path: path.write_bytes(b"\xff\0\0\0\0\0\0\0{") and None,
-        "readable",
+        "is truncated",
     ),
     "an ordinary picture": (".png", lambda path: png(path, (b"tEXt", b"Title\0x")), "pixels"),
     "a damaged picture": (
@@ -224,7 +224,7 @@ UNUSABLE: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "a cut picture": (
         ".png",
         lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n\0\0") and None,
-        "pix",
+        "damaged",
     ),
 }
 
@@ -235,6 +235,7 @@ def test_an_unusable_file_is_explained(
 ) -> None:
     write(tmp_path / f"e{ending}")
     assert said in reason(tmp_path, f"e{ending}")
+    assert str(tmp_path) not in reason(tmp_path, f"e{ending}")  # which a page shows to anyone
 
 
 class _Danger:
