@@ -1,1 +1,1 @@
-"""Decides whose text encoder a state dict holds, and under which keys."""
+"""Finds SD2's text encoder in a file and reads it."""

@@ -95,14 +95,14 @@ def _sources(
     if (added := (tower.vocabulary or 0) - config.vocab_size) > 0:
         sources[TOKEN_EMBEDDING] = TensorSource(sources[TOKEN_EMBEDDING].key, FirstRows(added))
     for home in reversed(_homes(tower.prefix)):
-        for canonical, suffix, transform in _BESIDE_THE_TOWER:
+        for canonical, suffix, transform in _OUTSIDE_THE_TOWER:
             if (key := home + suffix) in tensors:
                 sources[canonical] = TensorSource(key, transform)
     return sources
 
 
-# What may lie beside a tower. Of several, the last counts.
-_BESIDE_THE_TOWER: tuple[tuple[str, str, Transform], ...] = (
+# Tensors of the encoder outside its tower. Of several, the last counts.
+_OUTSIDE_THE_TOWER: tuple[tuple[str, str, Transform], ...] = (
     (LOGIT_SCALE, "logit_scale", Scalar()),
     (PROJECTION, "text_projection", Transposed()),
     (PROJECTION, "text_projection.weight", Unchanged()),
@@ -163,17 +163,17 @@ def _describe(
     added = (tower.vocabulary or 0) - config.vocab_size
     if added > 0:
         warnings.append(
-            f"The token table has {added:,} token{'s' if added > 1 else ''} behind the vocabulary, "
-            "as training of textual inversions adds; they are not read. To use what was trained, "
-            "put the textual inversion's own file into the embeddings folder."
+            f"The token table has {added:,} token{'s' if added > 1 else ''} after the vocabulary, "
+            "as training of a textual inversion adds; they are not read. To use the textual "
+            "inversion, put its own file into the embeddings folder."
         )
     for other in others:
         warnings.append(f"A second SD2 text encoder, at {other.prefix!r}, is not used.")
     for other in towers:
         if other.blocks == 0 and other.width == tower.width:
             warnings.append(
-                f"{other.prefix!r} is a headless copy (no transformer blocks), as in unCLIP-h "
-                "files; it is not used."
+                f"{other.prefix!r} is a copy without transformer blocks, as in unCLIP-h files; "
+                "it is not used."
             )
     projection = match.sources.get(PROJECTION)
     if projection is not None and _is_old_clipsave(match):
@@ -211,8 +211,8 @@ def _leftovers(
             continue
         inner = name.removeprefix(tower.prefix)
         if inner.endswith("position_ids"):
-            # 0, 1, 2… saved as a tensor, sometimes as floats that a merge has spoiled.
-            warnings.append(f"{name!r} is a dead buffer and never used.")
+            # 0, 1, 2…, saved as a tensor, sometimes as floats that a merge has damaged.
+            warnings.append(f"{name!r} is a buffer that no model uses; it is not read.")
             surplus.append(name)
         elif not inner.startswith(("visual.", "vision_model.", "visual_projection.")):
             surplus.append(name)

@@ -1,7 +1,7 @@
-"""Reads the YAML file that came with a checkpoint, for what it says of the text encoder.
+"""Reads the settings of the text encoder from the YAML config of a checkpoint.
 
-All SD 2.x configs say the same (``layer: penultimate``) and a checkpoint can be read without one;
-this is for those who have one that says something else.
+All SD 2.x configs have the same (``layer: penultimate``), and a checkpoint can be read without
+one; a config matters only if it differs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import NotSD2Error, OptionError, UnreadableFileError
 
 LAYERS = ("last", "penultimate", "hidden")
-"""Layers an embedder can name. "hidden" goes with ``layer_idx``; ldm itself knows the first two."""
+"""Layers that a config can name. "hidden" needs ``layer_idx``; ldm itself has the first two."""
 
 _MAX_BYTES = 1 << 20
 _ARCH = "ViT-H-14"
@@ -25,23 +25,23 @@ _OTHERS = {
     "FrozenCLIPT5Encoder": "CLIP-L and T5",
     "FrozenT5Embedder": "T5",
     "BERTEmbedder": "BERT, the text encoder of the first latent diffusion",
-    "FrozenOpenCLIPImageEmbedder": "a picture encoder",
-    "FrozenCLIPImageEmbedder": "a picture encoder",
+    "FrozenOpenCLIPImageEmbedder": "an image encoder",
+    "FrozenCLIPImageEmbedder": "an image encoder",
     "ClassEmbedder": "class labels",
-    "SpatialRescaler": "pictures",
+    "SpatialRescaler": "images",
 }
 
 
 @dataclass(frozen=True)
 class LdmTextEncoder:
-    """What a config says of the text encoder."""
+    """A config's settings of the text encoder."""
 
     target: str
-    """The class, as the config spells it."""
+    """The class, as the config names it."""
     layer: str = "last"
     """ldm's own default, if the config names none. Every SD 2.x config says "penultimate"."""
     layer_idx: int | None = None
-    """Negative, from the end; only with layer "hidden", or as ComfyUI reads it, by itself."""
+    """Negative, from the end. Used with layer "hidden"; ComfyUI also reads it without."""
     freeze: bool = True
 
 
@@ -49,14 +49,14 @@ def read_ldm_config(path: str | os.PathLike[str]) -> LdmTextEncoder:
     """The text encoder of a v2-inference.yaml, or of sgm's sd_2_1.yaml.
 
     Raises NotSD2Error for a config of another model, OptionError for a value that cannot be
-    honoured, UnreadableFileError for a file that is no such config.
+    honoured, UnreadableFileError for a file that is not such a config.
     """
     path = Path(path)
     model = _load(path).get("model")
     params = model.get("params") if isinstance(model, dict) else None
     if not isinstance(params, dict):
         raise UnreadableFileError(
-            f"{path}: not a config of latent diffusion: it has no 'model: params:'."
+            f"{path}: not a config of latent diffusion: 'model: params:' is missing."
         )
     embedders = _embedders(params)
     if not embedders:
@@ -68,11 +68,11 @@ def read_ldm_config(path: str | os.PathLike[str]) -> LdmTextEncoder:
     if len(embedders) > 1 and len(ours) != 1:
         names = ", ".join(_class_name(embedder) or "?" for embedder in embedders)
         raise NotSD2Error(
-            f"{path}: several embedders ({names}), as SDXL has; SD 2.x has one text encoder."
+            f"{path}: has several embedders ({names}), as SDXL does; SD 2.x has one text encoder."
         )
     if not ours:
         name = _class_name(embedders[0])
-        what = _OTHERS.get(name, "no text encoder of Stable Diffusion 2.x")
+        what = _OTHERS.get(name, "not a text encoder of Stable Diffusion 2.x")
         raise NotSD2Error(
             f"{path}: its text encoder is {name or _shown(embedders[0])}: {what}. SD 2.x has "
             "FrozenOpenCLIPEmbedder. Choose the config of an SD 2.x model, or none at all."
@@ -87,7 +87,7 @@ def _load(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             text = file.read(_MAX_BYTES + 1)
         if len(text) > _MAX_BYTES:
-            raise UnreadableFileError(f"{path}: too large for a config. Was a checkpoint meant?")
+            raise UnreadableFileError(f"{path}: too large for a config. Is it a checkpoint?")
         loaded = yaml.safe_load(text)
     except OSError as error:
         raise UnreadableFileError(f"{path}: cannot be read: {error.strerror or error}") from error
@@ -95,12 +95,12 @@ def _load(path: Path) -> dict[str, Any]:
         reason = " ".join(str(error).split())[:200]
         raise UnreadableFileError(f"{path}: not readable as YAML: {reason}") from error
     if not isinstance(loaded, dict):
-        raise UnreadableFileError(f"{path}: not a config: its top level is no table.")
+        raise UnreadableFileError(f"{path}: not a config: its top level is not a mapping.")
     return loaded
 
 
 def _embedders(params: Mapping[str, Any]) -> list[Any]:
-    """ldm names one; sgm nests a list of them in its conditioner."""
+    """The embedders: ldm has one, sgm a list of them inside its conditioner."""
     if (stage := params.get("cond_stage_config")) is not None:
         return [stage]
     conditioner = params.get("conditioner_config")
@@ -117,7 +117,9 @@ def _class_name(embedder: Any) -> str:
 def _text_encoder(path: Path, embedder: Mapping[str, Any]) -> LdmTextEncoder:
     params = embedder.get("params") or {}
     if not isinstance(params, dict):
-        raise OptionError(f"{path}: the text encoder's 'params' is {_shown(params)}, not a table.")
+        raise OptionError(
+            f"{path}: the text encoder's 'params' is {_shown(params)}, not a mapping."
+        )
     arch = params.get("arch", _ARCH)
     if arch != _ARCH:
         raise NotSD2Error(
@@ -132,7 +134,9 @@ def _text_encoder(path: Path, embedder: Mapping[str, Any]) -> LdmTextEncoder:
         raise OptionError(f"{path}: layer {_shown(layer)} is not one of {', '.join(LAYERS)}.")
     layer_idx = params.get("layer_idx")
     if layer_idx is not None and (type(layer_idx) is not int or not -24 <= layer_idx <= -1):
-        raise OptionError(f"{path}: layer_idx {_shown(layer_idx)} is not a number from -24 to -1.")
+        raise OptionError(
+            f"{path}: layer_idx {_shown(layer_idx)} is not an integer from -24 to -1."
+        )
     if layer == "hidden" and layer_idx is None:
         raise OptionError(f"{path}: layer 'hidden' needs a layer_idx from -24 to -1.")
     freeze = params.get("freeze", True)
@@ -142,5 +146,5 @@ def _text_encoder(path: Path, embedder: Mapping[str, Any]) -> LdmTextEncoder:
 
 
 def _shown(value: object) -> str:
-    # Not the repr of tables: aliases can make a small one print without end.
-    return repr(value)[:80] if isinstance(value, str | int | float | None) else "a table or list"
+    # Not the repr of mappings: aliases can expand a small one without end.
+    return repr(value)[:80] if isinstance(value, str | int | float | None) else "a mapping or list"

@@ -1,8 +1,4 @@
-"""Which model a file holds if it is not SD2's text encoder, and what else lies beside one that is.
-
-Names and widths are facts about the world: 768 is OpenAI's CLIP-L, 1024 OpenCLIP's ViT-H/14,
-1280 OpenCLIP's ViT-bigG/14.
-"""
+"""Names the model in a file without SD2's text encoder, and other models in a file that has it."""
 
 from __future__ import annotations
 
@@ -18,12 +14,12 @@ from .clip_towers import Tower
 FAMILY = "Stable Diffusion 2.x (OpenCLIP ViT-H/14)"
 
 VISION_WIDTH = 1280
-"""Of ViT-H/14's vision tower. Other OpenCLIP models pair the same text tower with another one."""
+"""Of ViT-H/14's vision tower. Other OpenCLIP models have a text tower of the same size."""
 VISION_POSITIONS = 257
-"""16 x 16 patches of 14 pixels, and the class token: pictures of 224 pixels."""
+"""16 x 16 patches of 14 pixels, and the class token: images of 224 pixels."""
 
 MOST_ADDED_TOKENS = 1024
-"""Training of textual inversions adds rows to the token table; more are another vocabulary."""
+"""Training of textual inversions adds rows to the token table; more mean another vocabulary."""
 
 CHOOSE = (
     "Choose a file with the OpenCLIP ViT-H/14 text encoder: an SD 2.x checkpoint, or the "
@@ -34,21 +30,21 @@ CHOOSE = (
 def refuse_tower(
     tower: Tower, tensors: Mapping[str, TensorInfo], config: TextEncoderConfig
 ) -> str | None:
-    """Why *tower* is not SD2's text encoder; None if it is (whole or broken)."""
+    """Why *tower* is not SD2's text encoder; None if it is, complete or broken."""
     if tower.is_vision:
         return "a vision tower"
     if tower.width != config.hidden_size:
         known = TEXT_ENCODER_WIDTHS.get(tower.width or 0, "of no Stable Diffusion model known here")
         return f"a text encoder {tower.width} wide ({known}), not {config.hidden_size}"
     if tower.blocks == 0:
-        return "a token embedding without transformer blocks (the headless copy in unCLIP-h files)"
+        return "a token embedding without transformer blocks (unCLIP-h files have such a copy)"
     positions, vocabulary = tower.positions, tower.vocabulary
     if positions is None and vocabulary is None:
         return "transformer blocks without a token embedding"
     if positions == 248:
         return "Long-CLIP, with 248 positions instead of 77"
     if vocabulary == 32000 or positions in (16, 32):
-        return f"CLIPA, with {vocabulary:,} tokens and {positions} positions of its own"
+        return f"CLIPA, with {vocabulary:,} tokens and {positions} positions"
     if positions not in (None, config.max_position_embeddings):
         return (
             f"a text encoder for {positions} positions instead of {config.max_position_embeddings}"
@@ -64,11 +60,11 @@ def refuse_tower(
 
 
 def _vision_shape(tower: Tower, tensors: Mapping[str, TensorInfo]) -> tuple[int | None, int | None]:
-    """Width and positions of the vision tower beside a text tower; None where there is none."""
+    """Width and positions of the vision tower of a text tower's model; None if it has none."""
     home = tower.prefix.removesuffix("text_model.").removesuffix("text.")
     width = positions = None
     if any(name.startswith((f"{home}visual.", f"{home}vision_model.")) for name in tensors):
-        width = 0  # one that is built in another way
+        width = 0  # not a plain vision transformer
     for inner in ("visual.", "vision_model.embeddings."):
         found = tensors.get(f"{home}{inner}class_embedding")
         width = found.shape[-1] if found and found.shape else width
@@ -79,21 +75,21 @@ def _vision_shape(tower: Tower, tensors: Mapping[str, TensorInfo]) -> tuple[int 
 
 
 def _refuse_vision(shape: tuple[int | None, int | None]) -> str | None:
-    """OpenCLIP's ViT-g/14, ConvNeXt-XXL and EVA have text towers of just the size of ViT-H/14's."""
+    """Refuse ViT-g/14, ConvNeXt-XXL and EVA, whose text towers have the size of ViT-H/14's."""
     width, _ = shape
     if width in (None, VISION_WIDTH):
         return None
-    what = f"is {width} wide" if width else "is no plain vision transformer"
+    what = f"is {width} wide" if width else "is not a plain vision transformer"
     return (
-        f"a text encoder of SD2's size, but the vision tower beside it {what} (ViT-H/14's is "
-        f"{VISION_WIDTH} wide): another model, trained apart"
+        f"a text encoder of SD2's size, but the vision tower of its model {what} (ViT-H/14's is "
+        f"{VISION_WIDTH} wide): another model with other weights"
     )
 
 
 def contents(
     tensors: Mapping[str, TensorInfo], towers: Sequence[Tower], config: TextEncoderConfig
 ) -> tuple[list[str], list[str]]:
-    """What else the file holds, and what about it does not fit an SD2 text encoder."""
+    """Other models in the file, and warnings about those that do not fit SD2's text encoder."""
     parts, warnings = [], []
     for tower in towers:
         if tower.is_vision:
@@ -104,15 +100,15 @@ def contents(
         _, positions = _vision_shape(tower, tensors)
         if not tower.is_vision and tower.blocks and positions not in (None, VISION_POSITIONS):
             warnings.append(
-                f"The vision tower beside it has {positions} positions, not {VISION_POSITIONS}: "
-                "DFN's ViT-H/14 for larger pictures, a text encoder that SD2 was not trained with."
+                f"The vision tower has {positions} positions, not {VISION_POSITIONS}: probably "
+                "DFN's ViT-H/14 for larger images, whose text encoder SD2 was not trained with."
             )
     context = _context_width(tensors)
     if context is not None:
         parts.append(f"UNet for conditioning {context} wide{_unet_kind(tensors)}")
         if context != config.hidden_size:
             warnings.append(
-                f"The UNet in this file wants conditioning {context} wide, its text encoder "
+                f"The UNet in this file takes conditioning {context} wide, but its text encoder "
                 f"gives {config.hidden_size}."
             )
     if any(name.startswith("first_stage_model.") for name in tensors):
@@ -121,7 +117,7 @@ def contents(
 
 
 def _context_width(tensors: Mapping[str, TensorInfo]) -> int | None:
-    """Width of the conditioning that a UNet in the file attends to."""
+    """Width of the conditioning that a UNet in the file takes."""
     for name, info in tensors.items():
         if name.endswith("attn2.to_k.weight") and len(info.shape) == 2:
             return info.shape[1]
@@ -137,7 +133,7 @@ def _unet_kind(tensors: Mapping[str, TensorInfo]) -> str:
 
 @dataclass(frozen=True)
 class _Names:
-    """The tensors of a file, asked by pieces of their names."""
+    """The tensors of a file, searched by parts of their names."""
 
     tensors: Mapping[str, TensorInfo]
     towers: Sequence[Tower]
@@ -208,9 +204,9 @@ def _one_encoder(names: _Names) -> str | None:
     widths = names.text_widths()
     unet = _context_width(names.tensors)
     if any(not t.is_vision and t.positions == 248 for t in names.towers):
-        return "a Long-CLIP text encoder, which is none of SD2's"
+        return "a Long-CLIP text encoder, which is not SD2's"
     if any(t.vocabulary == 32000 for t in names.towers):
-        return "a CLIPA model, whose text encoder has a vocabulary of its own"
+        return "a CLIPA model, whose text encoder has another vocabulary"
     if 1280 in widths:
         if names.any_start("model.diffusion_model."):
             return "the SDXL refiner (OpenCLIP bigG)"
@@ -228,21 +224,21 @@ def _language_model(names: _Names) -> str | None:
     if names.any_part("model.embed_tokens.weight", "lm_head.weight"):
         return "a language model"
     if names.any_part("attention.self.query.weight"):
-        return "a BERT-like text encoder (AltDiffusion and multilingual CLIP use such)"
+        return "a BERT-like text encoder (as in AltDiffusion and multilingual CLIP)"
     return None
 
 
 def _vision_only(names: _Names) -> str | None:
-    seeing = [tower for tower in names.towers if tower.is_vision]
-    if not seeing or names.text_widths():
+    vision = [tower for tower in names.towers if tower.is_vision]
+    if not vision or names.text_widths():
         return None
-    if seeing[0].width == VISION_WIDTH and seeing[0].blocks == 32:
+    if vision[0].width == VISION_WIDTH and vision[0].blocks == 32:
         return (
-            "the vision tower of ViT-H/14 alone. A file of the same name, "
-            "CLIP-ViT-H-14-laion2B-s32B-b79K, lies in models/clip_vision for IP-Adapter; "
-            "it has no text encoder"
+            "the vision tower of ViT-H/14 alone. A file named "
+            "CLIP-ViT-H-14-laion2B-s32B-b79K in models/clip_vision is for IP-Adapter "
+            "and has no text encoder"
         )
-    return "a CLIP vision tower alone, which has no text encoder"
+    return "a CLIP vision tower alone, without a text encoder"
 
 
 def _parts_of_stable_diffusion(names: _Names) -> str | None:
@@ -279,7 +275,7 @@ def explain_not_sd2(
     reasons: Iterable[str],
     config: TextEncoderConfig,
 ) -> str:
-    """The message for a file without SD2's text encoder: which model it is, why not, what to do."""
+    """The message for a file without SD2's text encoder: which model it is, and what to do."""
     names = _Names(checkpoint.tensors, towers, checkpoint.metadata)
     explanations = (explain(names) for explain in _EXPLANATIONS)
     what = next((found for found in explanations if found is not None), None)
@@ -291,5 +287,5 @@ def explain_not_sd2(
         message += f" Looked at {and_more(listed, 4, '; ')}."
     if what is None and not listed:
         first = and_more([repr(name[:80]) for name in checkpoint.tensors], 4)
-        message += f" No text encoder of a kind known here; first keys: {first or 'none at all'}."
+        message += f" It has no known text encoder; first keys: {first or 'none at all'}."
     return f"{message} {CHOOSE}."

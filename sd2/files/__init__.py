@@ -1,1 +1,1 @@
-"""Bytes on disk to tensors and back; knows nothing of CLIP."""
+"""Reads and writes files of tensors; knows nothing of CLIP."""

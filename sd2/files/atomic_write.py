@@ -34,9 +34,9 @@ def check_writable(folder: Path) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to. The file written there replaces *path* at the end, or after an error not.
+    """Yields a path to write to; at the end that file replaces *path*, after an error nothing does.
 
-    It has the mode of a file that the user creates, and is on the disk before it replaces anything.
+    It gets the mode of any new file of the user, and is on the disk before it replaces anything.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{secrets.token_hex(8)}{_UNFINISHED}")  # as short for a long name

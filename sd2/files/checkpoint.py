@@ -1,7 +1,7 @@
-"""Opens a model file, a set of shards or a diffusers folder: names and shapes first, numbers later.
+"""Opens a model file, a set of shards or a diffusers folder: reads headers, and tensors on request.
 
-What a file is follows from its first bytes, never from its extension. Opening imports neither torch
-nor numpy; ``Checkpoint.read`` brings in just the tensors asked for.
+The format is recognised by the first bytes, never by the extension. Opening imports neither torch
+nor numpy.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What a header says of a tensor. ``dtype`` is safetensors' name: "F32", "F16", "BF16"…"""
+    """Shape and type of a tensor. ``dtype`` is safetensors' name: "F32", "F16", "BF16"…"""
 
     shape: tuple[int, ...]
     dtype: str
@@ -38,27 +38,27 @@ class Checkpoint:
     """An opened file, sharded set or folder, of which only headers have been read."""
 
     path: Path
-    """What the user named."""
+    """As the user gave it."""
     files: tuple[Path, ...]
-    """Every file that is read from."""
+    """All files that are read."""
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    """What a user should know: the file chosen in a folder, objects of a pickle left out."""
+    """What a user should know: the file chosen in a folder, the objects of a pickle left out."""
     locations: Mapping[str, TensorLocation] = field(default_factory=dict, repr=False)
     """Of each tensor in its file; empty for a checkpoint that is shapes alone."""
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
-        """The named tensors, mapped from the file: read when touched, shared until written.
+        """The named tensors, memory-mapped: read when touched, shared until written.
 
-        Do not overwrite the file while they live. KeyError for a name that is not in ``tensors``.
+        Do not overwrite the file while they are in use. KeyError for an unknown name.
         """
         return read_tensors({name: self.locations[name] for name in names})
 
     def read_values(self, name: str, first: int = 0, count: int = 1 << 62) -> tuple[float, ...]:
-        """Some elements of a float tensor, in memory order, without torch.
+        """*count* values of a float tensor from index *first*, in memory order, without torch.
 
-        Empty if they cannot be had that way: another type, or a tensor that is not in one piece.
+        Empty for another type, and for a tensor that is not contiguous.
         """
         location = self.locations.get(name)
         if location is None or location.dtype not in ("F64", "F32", "F16", "BF16"):
@@ -99,15 +99,15 @@ _NOT_MODELS = (
      "Fetch it with 'git lfs pull', or download the file in a browser"),
     (b"<", "a web page, not a model: the download led to a login or error page. Download it again"),
     (b"{", "JSON text, not a model"),
-    (b"GGUF", "a GGUF file; this reads .safetensors and PyTorch files"),
-    (b"\x89HDF", "an HDF5 (Keras) file; this reads .safetensors and PyTorch files"),
-    (b"\x93NUMPY", "a numpy array; this reads .safetensors and PyTorch files"),
-    (b"\x89PNG", "a picture, not a model"),
-    (b"\xff\xd8\xff", "a picture, not a model"),
+    (b"GGUF", "a GGUF file, which is not supported. Choose a .safetensors or PyTorch file"),
+    (b"\x89HDF", "an HDF5 file, which is not supported. Choose a .safetensors or PyTorch file"),
+    (b"\x93NUMPY", "a NumPy array, which is not supported. Choose a .safetensors or PyTorch file"),
+    (b"\x89PNG", "an image, not a model"),
+    (b"\xff\xd8\xff", "an image, not a model"),
     (b"\x1f\x8b", "a compressed archive. Unpack it first"),
     (b"7z\xbc\xaf", "a compressed archive. Unpack it first"),
     (b"Rar!", "a compressed archive. Unpack it first"),
-    (b"\x80", "a pickle that torch.save did not write"),
+    (b"\x80", "a pickle, but not one that torch.save wrote"),
 )  # fmt: skip
 
 
@@ -116,7 +116,7 @@ _Opened = tuple[Mapping[str, TensorLocation], Mapping[str, str], tuple[str, ...]
 
 
 def fingerprint(path: str | os.PathLike[str]) -> list[list[Any]]:
-    """Name, time of change (ns) and size of each file behind *path*: another after an edit."""
+    """Name, modification time (ns) and size of each file that *path* stands for."""
     files, _ = resolve_files(Path(path))
     return [[str(file), file.stat().st_mtime_ns, file.stat().st_size] for file in files]
 
@@ -136,7 +136,7 @@ def _open_file(path: Path) -> _Opened:
         return _open_pickle(path)
     if not start.strip(b"\0"):
         raise UnreadableFileError(
-            f"{path}: begins with nothing but zeros: a download that was never finished."
+            f"{path}: begins with nothing but zeros: an unfinished download. Download it again."
         )
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
     what = next((what for magic, what in _NOT_MODELS if text.startswith(magic)), None)
@@ -155,11 +155,11 @@ def _open_pickle(path: Path) -> _Opened:
     if isinstance(pickled.root, TensorRef):
         raise UnreadableFileError(
             f"{path}: a single tensor of shape {list(pickled.root.shape)}, not a model. "
-            "If it is a textual inversion, it belongs into the embeddings folder."
+            "If it is a textual inversion, put it into the embeddings folder."
         )
     if not isinstance(pickled.root, dict):
         raise UnreadableFileError(
-            f"{path}: holds a {type(pickled.root).__name__}, not a table of weights by name"
+            f"{path}: holds a {type(pickled.root).__name__}, not a dict of weights by name"
             f"{_whole_object(pickled.opaque_names)}. Choose a file with a state dict."
         )
     locations = {
@@ -169,7 +169,7 @@ def _open_pickle(path: Path) -> _Opened:
     notes: tuple[str, ...] = ()
     if pickled.opaque_names:
         names = ", ".join(pickled.opaque_names)
-        notes = (f"left out, never run, objects of other programs in the pickle: {names}",)
+        notes = (f"objects of other programs in the pickle, left out and never run: {names}",)
     return locations, {}, notes
 
 
@@ -181,7 +181,7 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 
 
 def _unwrap(root: dict[str, Any]) -> dict[str, Any]:
-    """The table of tensors inside what trainers put around it."""
+    """The dict of tensors inside the dicts that trainers wrap around it."""
     for _ in range(4):
         if any(isinstance(value, TensorRef) for value in root.values()):
             return root
@@ -197,7 +197,7 @@ def _unwrap(root: dict[str, Any]) -> dict[str, Any]:
 
 
 def _flatten(table: Mapping[Any, Any], prefix: str, depth: int) -> dict[str, TensorRef]:
-    """Tensors of nested tables under dotted names; everything else is left out."""
+    """Tensors of nested dicts under dotted names; everything else is left out."""
     result: dict[str, TensorRef] = {}
     for key, value in table.items():
         if not isinstance(key, str):

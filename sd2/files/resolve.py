@@ -1,4 +1,4 @@
-"""From what the user named to the files to read: shards of a set, the weights in a folder."""
+"""Resolves a path to the files to read: all shards of a set, or the weights in a folder."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from ..errors import UnreadableFileError, and_more
 from .file_kinds import WEIGHT_SUFFIXES
 from .path_inside import OutsideFolderError, path_inside
 
-# Names that save_pretrained and open_clip give to weights; a folder may hold much else.
+# Names that save_pretrained and open_clip give to weights, the preferred ones first.
 _STEMS = (
     "model",
     "pytorch_model",
@@ -23,7 +23,7 @@ _MAX_INDEX_BYTES = 16 << 20
 
 
 def resolve_files(path: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-    """The files behind *path*, and notes on what was chosen. Raises UnreadableFileError."""
+    """The files that *path* stands for, and notes on the choice. Raises UnreadableFileError."""
     if path.is_dir():
         return _choose_in_folder(path)
     if not path.exists():
@@ -63,7 +63,7 @@ def _choose_in_folder(folder: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
 
 
 def _rank(name: str) -> tuple[int, int, int, int] | None:
-    """How good a choice the file is, smaller is better; None if it is none.
+    """Rank of a file in a folder, the smallest is chosen; None if it is not a choice.
 
     Order: the safe format, full precision ("model.fp16.safetensors" is a variant), the usual stem,
     one file rather than shards.
@@ -85,7 +85,7 @@ def _rank(name: str) -> tuple[int, int, int, int] | None:
 
 
 def _read_index(index: Path) -> tuple[Path, ...]:
-    """The shards that an index names, all present and all in the index's own folder."""
+    """The shards that an index names; all must be present, in the folder of the index."""
     try:
         if index.stat().st_size > _MAX_INDEX_BYTES:
             raise UnreadableFileError(f"{index}: too large for the index of a sharded model.")
@@ -95,15 +95,15 @@ def _read_index(index: Path) -> tuple[Path, ...]:
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise UnreadableFileError(
-            f"{index}: JSON text, not a model and not the index of a sharded one (no 'weight_map')."
+            f"{index}: JSON text, not a model or the index of a sharded model (no 'weight_map')."
         )
     names = sorted({str(name) for name in weight_map.values()})
     for name in names:
         try:
-            beside = path_inside(index.parent, name).name == name and ":" not in name
+            in_folder = path_inside(index.parent, name).name == name and ":" not in name
         except OutsideFolderError:
-            beside = False
-        if not beside:
+            in_folder = False
+        if not in_folder:
             raise UnreadableFileError(
                 f"{index}: names a shard outside its own folder: {name[:100]!r}."
             )

@@ -1,7 +1,7 @@
-"""The header of a safetensors file: 8 bytes of length, then JSON; the numbers follow.
+"""Reads the header of a safetensors file: 8 bytes of length, then JSON; the data follows.
 
-Ours, so that looking into a 5 GB file needs neither torch nor the whole file, and so that a damaged
-file is described better than by a parser's code name.
+Without the safetensors library, so that inspecting a 5 GB file needs neither torch nor the data,
+and so that errors describe the damage.
 """
 
 import json
@@ -17,7 +17,7 @@ MAX_HEADER_BYTES = 100_000_000
 
 
 def looks_like_safetensors(start: bytes) -> bool:
-    """Whether a file that begins with these (16 or more) bytes can be a safetensors file."""
+    """Whether a file that begins with these bytes, 9 or more, can be a safetensors file."""
     return start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= MAX_HEADER_BYTES
 
 
@@ -38,10 +38,10 @@ def read_safetensors_header(path: Path) -> tuple[dict[str, TensorLocation], dict
     except (ValueError, RecursionError) as error:
         raise _damaged(path, f"its header is not JSON ({str(error)[:100]})") from error
     if not isinstance(header, dict):
-        raise _damaged(path, "its header is not a table of tensors")
+        raise _damaged(path, "its header is not a JSON object")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict):
-        raise _damaged(path, "its metadata is not a table")
+        raise _damaged(path, "its metadata is not a JSON object")
     locations = {name: _location(path, data_start, name, entry) for name, entry in header.items()}
     end = max(
         (location.block.start + location.block.size for location in locations.values()), default=0
@@ -53,11 +53,11 @@ def read_safetensors_header(path: Path) -> tuple[dict[str, TensorLocation], dict
 
 def _location(path: Path, data_start: int, name: str, entry: Any) -> TensorLocation:
     if not _is_entry(entry):
-        raise _damaged(path, f"its header describes {name[:100]!r} in a way nobody can follow")
+        raise _damaged(path, f"its header entry for {name[:100]!r} is malformed")
     dtype, shape = entry["dtype"], tuple(entry["shape"])
     begin, end = entry["data_offsets"]
     bits = DTYPE_BITS.get(dtype)
-    # A dtype younger than this table is nothing to stumble over as long as nobody wants it.
+    # A dtype that this version does not know is an error only if its tensor is requested.
     if bits is not None and prod(shape) * bits != (end - begin) * 8:
         raise _damaged(
             path,
@@ -82,11 +82,11 @@ def _are_sizes(value: Any) -> TypeGuard[list[int]]:
 
 
 def _damaged(path: Path, why: str) -> UnreadableFileError:
-    return UnreadableFileError(f"{path}: is a damaged safetensors file: {why}. Download it again.")
+    return UnreadableFileError(f"{path}: a damaged safetensors file: {why}. Download it again.")
 
 
 def _truncated(path: Path, needed: int, length: int) -> UnreadableFileError:
     return UnreadableFileError(
-        f"{path}: is truncated: header says {needed:,} bytes, file has {length:,}. "
+        f"{path}: truncated: its header says {needed:,} bytes, the file has {length:,}. "
         "Download it again."
     )

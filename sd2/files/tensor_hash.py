@@ -1,4 +1,4 @@
-"""SHA-256 of tensors and of what holds them: how provenance tells weights apart."""
+"""Computes SHA-256 digests of tensors and weight patches, which identify them in provenance."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import torch
 
 
 def tensor_digest(tensor: torch.Tensor) -> str:
-    """Of shape, dtype and bytes."""
+    """Digest of shape, dtype and bytes."""
     sha = hashlib.sha256()
     _feed(sha, tensor)
     return sha.hexdigest()
 
 
 def state_dict_digest(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
-    """Of all names, shapes, dtypes and bytes, whatever their order; one tensor at a time."""
+    """Digest of all names, shapes, dtypes and bytes, in any order; reads one tensor at a time."""
     return patches_digest({name: tensor_digest(tensor) for name, tensor in tensors})
 
 
 def patches_digest(patches: Mapping[str, Any]) -> str:
-    """Of weight patches, ours or ComfyUI's: the tensors, numbers and names anywhere in them."""
+    """Digest of weight patches, ours or ComfyUI's: every tensor, number and name in them."""
     sha = hashlib.sha256()
     _feed(sha, patches)
     return sha.hexdigest()
@@ -42,6 +42,6 @@ def _feed(sha: Any, value: Any) -> None:
         sha.update(f"[{len(value)}\n".encode())
         for item in value:
             _feed(sha, item)
-    else:  # an object such as a host's LoRA: what it is and what it holds
+    else:  # an object such as a host's LoRA: its class and its attributes
         sha.update(f"{type(value).__qualname__}\n".encode())
         _feed(sha, getattr(value, "__dict__", None))

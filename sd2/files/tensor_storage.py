@@ -1,7 +1,7 @@
-"""Where the numbers of a tensor lie in a file, and reading just those, whatever the format.
+"""Locates tensors in checkpoint files and memory-maps only those requested.
 
-Tensors are mapped copy-on-write: pages are read when touched, weights that nobody changes stay in
-the page cache that all processes share, and a write never reaches the file.
+Mappings are copy-on-write: pages are read when touched, unchanged weights stay in the page cache
+that all processes share, and a write never reaches the file.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ _TORCH_DTYPES = {
 DTYPE_NAMES = {torch_name: name for name, torch_name in _TORCH_DTYPES.items()}
 """torch's dtype names (without "torch.") to safetensors' names."""
 
-# Two tensors further apart than this get mappings of their own: a private mapping counts fully
-# against the commit limit (Windows, Linux with little memory), whether it is touched or not.
+# Tensors further apart than this get separate mappings: a private mapping counts fully against
+# the commit limit (Windows, Linux with little memory), whether it is touched or not.
 _MAPPING_GAP = 16 << 20
 
 _ZIP_LOCAL_HEADER = struct.Struct("<4s5H3I2H")
@@ -52,10 +52,10 @@ _ZIP_LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 
 @dataclass(frozen=True)
 class Block:
-    """A run of bytes in a file.
+    """A range of bytes in a file.
 
-    With ``entry`` it is a zip entry: ``start`` is then where its local header begins, because the
-    data itself begins behind padding that only that header knows.
+    With ``entry`` it is a zip entry, and ``start`` is where its local header begins: the data
+    follows that header, whose length only it tells.
     """
 
     file: Path
@@ -67,7 +67,7 @@ class Block:
 
 @dataclass(frozen=True)
 class TensorLocation:
-    """A tensor over a block. ``offset`` and ``stride`` count elements."""
+    """A tensor in a block. ``offset`` and ``stride`` count elements."""
 
     block: Block
     dtype: str
@@ -81,7 +81,7 @@ class TensorLocation:
 
 
 def contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:
-    """The stride, in elements, of a tensor of *shape* that lies in one piece, rows first."""
+    """The stride, in elements, of a contiguous tensor of *shape*."""
     strides = []
     step = 1
     for size in reversed(shape):
@@ -97,9 +97,11 @@ def itemsize(dtype: str) -> int | None:
 
 
 def read_tensors(locations: Mapping[str, TensorLocation]) -> dict[str, torch.Tensor]:
-    """The named tensors. Those that share a block in the file share memory here."""
+    """Memory-map the tensors. Those that share a block in the file share memory."""
     if sys.byteorder != "little":
-        raise UnreadableFileError("Model files are little-endian, and this machine is not.")
+        raise UnreadableFileError(
+            "Model files are little-endian; this big-endian machine cannot map them."
+        )
     import torch
 
     for location in locations.values():
@@ -123,7 +125,7 @@ def read_tensors(locations: Mapping[str, TensorLocation]) -> dict[str, torch.Ten
 
 
 def read_elements(location: TensorLocation, first: int, count: int) -> bytes:
-    """The bytes of *count* elements from number *first*, without mapping anything or torch."""
+    """The bytes of *count* elements from index *first*, without torch or a mapping."""
     size = itemsize(location.dtype)
     total = prod(location.shape)
     if size is None or not location.contiguous:
@@ -146,14 +148,14 @@ def read_elements(location: TensorLocation, first: int, count: int) -> bytes:
 
 
 def _read_blocks(
-    path: Path, wanted: Sequence[tuple[Block, str]]
+    path: Path, requested: Sequence[tuple[Block, str]]
 ) -> dict[tuple[Block, str], torch.Tensor]:
     result: dict[tuple[Block, str], torch.Tensor] = {}
     try:
         with path.open("rb") as file:
             length = path.stat().st_size
             spans: dict[Block, tuple[int, int]] = {}
-            for block, dtype in wanted:
+            for block, dtype in requested:
                 if block.compressed:
                     result[block, dtype] = _tensor(_decompress(file, block), dtype, 0, block.size)
                 elif block not in spans:
@@ -164,7 +166,7 @@ def _read_blocks(
             mappings = _map(file, spans.values())
     except (OSError, ValueError) as error:
         raise UnreadableFileError(f"{path}: cannot be read: {error}") from error
-    for block, dtype in wanted:
+    for block, dtype in requested:
         if block in spans:
             start, end = spans[block]
             mapping, origin = next(
@@ -179,7 +181,7 @@ def _read_blocks(
 def _map(
     file: BinaryIO, spans: Iterable[tuple[int, int]]
 ) -> dict[tuple[int, int], tuple[mmap.mmap | bytearray, int]]:
-    """Mappings that cover all *spans*, each with the file offset at which it begins."""
+    """Mappings that cover all *spans*, each with its offset in the file."""
     runs: list[list[int]] = []
     for start, end in sorted(spans):
         if runs and start - runs[-1][1] <= _MAPPING_GAP:
@@ -206,7 +208,7 @@ def _tensor(buffer: mmap.mmap | bytearray, dtype: str, start: int, size: int) ->
     count = size // element
     if count == 0:
         return torch.empty(0, dtype=torch_dtype)
-    if start % element:  # headers of odd length exist; kernels may assume aligned numbers
+    if start % element:  # some headers have odd lengths; kernels may assume alignment
         buffer, start = bytearray(buffer[start : start + size]), 0
     return torch.frombuffer(buffer, dtype=torch_dtype, count=count, offset=start)
 

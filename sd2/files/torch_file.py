@@ -1,6 +1,6 @@
-"""PyTorch's pickled files, read as data: the zip form (since 1.6) and the stream form before it.
+"""Reads files of ``torch.save`` as data: the zip format (since 1.6) and the older stream format.
 
-Nothing in a file is run (``unpickling.py``), and no tensor is read before it is asked for.
+Nothing in a file is run (see ``unpickler``), and tensors are only located, not read.
 """
 
 from __future__ import annotations
@@ -20,37 +20,37 @@ from .tensor_storage import Block, TensorLocation, itemsize, read_tensors
 from .unpickler import DamagedPickleError, OpaqueObject, SafeUnpickler, StorageRef, TensorRef
 
 MAX_PICKLE_BYTES = 64 << 20
-"""The pickle of a full SD2 checkpoint, without its numbers, has about 200 kB."""
+"""The pickle of a full SD2 checkpoint, without its tensors, has about 200 kB."""
 
 MAX_LOADED_BYTES = 1 << 30
-"""What ``load_pickle`` takes into memory, far above any textual inversion."""
+"""Limit of ``load_pickle``, far above any textual inversion."""
 
 MAX_DEPTH = 50
-"""Nesting of dicts and lists that is followed to find tensors."""
+"""Of dicts and lists in which tensors are looked for."""
 
-# The first object of the old stream form (torch/serialization.py), pickled with protocol 2.
+# The first object of the stream format (torch/serialization.py), pickled with protocol 2.
 LEGACY_START = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 _LEGACY_PROTOCOL = 1001
 
 
 @dataclass(frozen=True)
 class PickledFile:
-    """A file's pickled value, with a TensorRef for each tensor, and where their storages lie."""
+    """A file's pickled value, with a TensorRef for each tensor, and where their storages are."""
 
     path: Path
     root: object
     opaque_names: tuple[str, ...]
-    """Harmless objects of other programs: left out, never run."""
+    """Objects of other programs, left out and never run."""
     _find_block: Callable[[StorageRef], Block]
 
     def locate(self, tensor: TensorRef) -> TensorLocation:
-        """Where *tensor* lies. UnreadableFileError if that is outside the file or its storage."""
+        """Where *tensor* is. UnreadableFileError if that is outside the file or its storage."""
         block = self._find_block(tensor.storage)
         size = itemsize(tensor.dtype) or 1
         offset = tensor.offset + tensor.storage.offset
         steps = zip(tensor.shape, tensor.stride, strict=True)
         end = (offset + sum((count - 1) * step for count, step in steps) + 1) * size
-        # Expanded tensors repeat their storage and are legal; terabytes made of one number are not.
+        # Expanded tensors repeat their storage and are legal; terabytes made of one value are not.
         expanded = prod(tensor.shape) * size > max(block.size * 64, MAX_LOADED_BYTES)
         if 0 not in tensor.shape and (end > block.size or expanded):
             raise UnreadableFileError(
@@ -61,7 +61,7 @@ class PickledFile:
 
 
 def load_pickle(path: str | os.PathLike[str]) -> Any:
-    """The structure that ``torch.save`` wrote, with real tensors (copies), for small files.
+    """The value that ``torch.save`` wrote, with tensors (copies); for small files.
 
     Dicts keep their text keys only; sets come as lists; objects that are neither tensors nor plain
     values come as ``OpaqueObject``. Raises UnsafeFileError or UnreadableFileError.
@@ -77,7 +77,7 @@ def load_pickle(path: str | os.PathLike[str]) -> Any:
     )
     if size > MAX_LOADED_BYTES:
         raise UnreadableFileError(
-            f"{path}: holds {size:,} bytes of tensors, too many to be read whole."
+            f"{path}: holds {size:,} bytes of tensors; the limit here is {MAX_LOADED_BYTES:,}."
         )
     tensors = {key: tensor.clone() for key, tensor in read_tensors(locations).items()}
     return _rebuild(file.root, tensors, {}, 0)
@@ -127,7 +127,7 @@ def _open_zip(path: Path) -> PickledFile:
             "Download it again."
         ) from error
     except Exception as error:
-        # zlib, lzma, encrypted or unknown compression: the zip module has no one error for them
+        # zlib, lzma, encryption, unknown compression: their errors have no common base
         if isinstance(error, OSError | UnreadableFileError):
             raise
         raise UnreadableFileError(f"{path}: is damaged: {type(error).__name__}: {error}") from error
@@ -135,8 +135,8 @@ def _open_zip(path: Path) -> PickledFile:
         raise UnreadableFileError(
             f"{path}: was saved on a big-endian machine; save it again as .safetensors there."
         )
-    machine = SafeUnpickler(pickled)
-    value = machine.run()
+    unpickler = SafeUnpickler(pickled)
+    value = unpickler.run()
     length = path.stat().st_size
 
     def find(storage: StorageRef) -> Block:
@@ -145,15 +145,15 @@ def _open_zip(path: Path) -> PickledFile:
         needed = (storage.offset + storage.numel) * (itemsize(storage.dtype or "U8") or 1)
         if entry is None or entry.file_size < needed or entry.flag_bits & 1:  # encrypted
             raise UnreadableFileError(
-                f"{path}: is damaged: {needed:,} bytes of tensor data {name!r} are not in it."
+                f"{path}: is damaged: {needed:,} bytes of tensor data {name!r} are missing."
             )
         compressed = entry.compress_type != zipfile.ZIP_STORED
         size = entry.compress_size if compressed else entry.file_size
         if entry.header_offset + size > length:
-            raise UnreadableFileError(f"{path}: is truncated: {name!r} lies beyond its end.")
+            raise UnreadableFileError(f"{path}: is truncated: {name!r} is beyond its end.")
         return Block(path, entry.header_offset, entry.file_size, name, compressed)
 
-    return PickledFile(path, value, tuple(machine.opaque_names), find)
+    return PickledFile(path, value, tuple(unpickler.opaque_names), find)
 
 
 def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
@@ -165,18 +165,18 @@ def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
 
 
 def _open_stream(path: Path) -> PickledFile:
-    """magic, protocol, system, value, storage keys: five pickles, then each storage's numbers."""
+    """magic, protocol, system, value, storage keys: five pickles, then the data of each storage."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         position = len(LEGACY_START)
         values = []
-        inert: dict[str, None] = {}
+        opaque: dict[str, None] = {}
         dtypes: dict[str, str] = {}
         for _ in range(4):
-            machine = SafeUnpickler(data, position)
-            values.append(machine.run())
-            position = machine.position
-            inert.update(machine.opaque_names)
-            dtypes.update(machine.storage_dtypes)
+            unpickler = SafeUnpickler(data, position)
+            values.append(unpickler.run())
+            position = unpickler.position
+            opaque.update(unpickler.opaque_names)
+            dtypes.update(unpickler.storage_dtypes)
         protocol, system, root, keys = values
         if protocol != _LEGACY_PROTOCOL or not isinstance(keys, list):
             raise DamagedPickleError(f"protocol {str(protocol)[:20]} instead of {_LEGACY_PROTOCOL}")
@@ -189,10 +189,10 @@ def _open_stream(path: Path) -> PickledFile:
     def find(storage: StorageRef) -> Block:
         block = blocks.get(storage.key)
         if block is None:
-            raise UnreadableFileError(f"{path}: is damaged: storage {storage.key!r} is not in it.")
+            raise UnreadableFileError(f"{path}: is damaged: storage {storage.key!r} is missing.")
         return block
 
-    return PickledFile(path, root, tuple(inert), find)
+    return PickledFile(path, root, tuple(opaque), find)
 
 
 def _stream_blocks(

@@ -1,8 +1,8 @@
-"""Reads a pickle as data: a small machine that builds values and has no way to call anything.
+"""Reads a pickle as data: interprets its operations and has no way to call anything.
 
 Python's own unpickler imports what the file names and calls it. This one never imports. A name is
-looked up in the tables below: the few that make up tensors become stand-ins, names that trainers
-are known to leave in checkpoints become ``OpaqueObject`` objects, and any other name is refused.
+looked up in the tables below: those that make up tensors become references, those that trainers
+are known to leave in checkpoints become an ``OpaqueObject``, and any other name is refused.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from ..errors import UnsafeFileError
 from .tensor_storage import DTYPE_NAMES
 
 MAX_OPERATIONS = 5_000_000
-"""A full SD2 checkpoint takes about 50,000; far more is an attack on memory, or no weights."""
+"""A full SD2 checkpoint has about 40,000; far more is an attack, or not weights."""
 
 MAX_DIMENSIONS = 64
 """torch's own limit."""
 
 
 class DamagedPickleError(Exception):
-    """The bytes are no pickle that this machine can follow."""
+    """The bytes are not a valid pickle, or exceed the bounds."""
 
 
 @dataclass(frozen=True)
 class OpaqueObject:
-    """An object of the file that was neither imported nor run, only its name is kept."""
+    """An object of the file that was neither imported nor run; only its name is kept."""
 
     name: str
 
@@ -51,7 +51,7 @@ class StorageRef:
 
 @dataclass(frozen=True)
 class TensorRef:
-    """A tensor, unread: the storage it lies in and how. ``offset`` and ``stride`` in elements."""
+    """A tensor that is not read yet, in its storage. ``offset`` and ``stride`` in elements."""
 
     storage: StorageRef
     dtype: str
@@ -80,7 +80,7 @@ _STORAGES: dict[str, str | None] = {
 }  # fmt: skip
 _STORAGE_NAME = re.compile(r"torch\.(?:cuda\.|storage\.)?(\w+)Storage")
 
-# What trainers leave beside the weights. Only names: nothing of these packages is ever imported.
+# What trainers save with the weights. Only names: nothing of these packages is ever imported.
 _HARMLESS = re.compile(
     "|".join(
         [
@@ -106,23 +106,23 @@ _OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # Python 2's 
 
 
 class SafeUnpickler:
-    """Runs one pickle out of *data*, from *position*; ``position`` is then just behind it."""
+    """Reads one pickle of *data* from *position*; ``position`` is then the first byte after it."""
 
     def __init__(self, data: bytes | mmap.mmap, position: int = 0) -> None:
         self.position = position
         self.opaque_names: dict[str, None] = {}
-        """Harmless globals met so far, in order."""
+        """Globals of opaque objects so far, in order."""
         self.storage_dtypes: dict[str, str] = {}
-        """Every storage the pickle mentions; untyped ones are counted in bytes (U8)."""
+        """By key, every storage of the pickle; untyped ones are counted in bytes (U8)."""
         self._data = data
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
 
     def run(self) -> object:
-        """The pickled value, with TensorRef and OpaqueObject in the place of objects.
+        """The pickled value, with TensorRef and OpaqueObject instead of objects.
 
-        Raises UnsafeFileError for a global that weights have no use for, DamagedPickleError for
-        anything else that is wrong.
+        Raises UnsafeFileError for a global that weights do not need, DamagedPickleError for
+        anything else.
         """
         try:
             for _ in range(MAX_OPERATIONS):
@@ -134,8 +134,8 @@ class SafeUnpickler:
             what = f"{type(error).__name__}: {error}"
             raise DamagedPickleError(f"at byte {self.position}: {what}") from error
         except (MemoryError, RecursionError) as error:
-            raise DamagedPickleError("it asks for more memory than weights can need") from error
-        raise DamagedPickleError(f"more than {MAX_OPERATIONS:,} operations: not a set of weights")
+            raise DamagedPickleError("it needs more memory than weights can need") from error
+        raise DamagedPickleError(f"more than {MAX_OPERATIONS:,} operations: not a state dict")
 
     # Bytes
 
@@ -166,7 +166,7 @@ class SafeUnpickler:
     def _pop(self) -> Any:
         value = self._stack.pop()
         if value is _MARK:
-            raise ValueError("a mark where a value should be")
+            raise ValueError("a mark instead of a value")
         return value
 
     def _pop_to_mark(self) -> list[Any]:
@@ -179,10 +179,10 @@ class SafeUnpickler:
 
     def _top(self) -> Any:
         if self._stack[-1] is _MARK:
-            raise ValueError("a mark where a value should be")
+            raise ValueError("a mark instead of a value")
         return self._stack[-1]
 
-    # Containers: a set is a list here, since its members need not be hashable stand-ins
+    # Containers: a set is read as a list, since stand-ins for its members may not be hashable
 
     def _append(self, values: list[Any]) -> None:
         target = self._top()
@@ -210,7 +210,7 @@ class SafeUnpickler:
         )
         if not known:
             raise UnsafeFileError(
-                f"its pickle refers to {full_name[:200]!r}, which model weights have no use for. "
+                f"its pickle refers to {full_name[:200]!r}, which model weights do not need. "
                 "Nothing of it was run. Do not open this file with programs that trust it; "
                 "look for a .safetensors of the same model from a source you know."
             )
@@ -259,15 +259,15 @@ def _is_size(value: object) -> bool:
 def _pairs(values: list[Any]) -> list[tuple[Any, Any]]:
     if len(values) % 2:
         raise ValueError("a key without a value")
-    # State dicts are named by text. Other keys (optimizer states have numbers) become keys that
-    # nobody can ask for: tuples of tuples, or numbers that collide, could take for ever to hash.
+    # State dicts have text keys. Other keys (optimizer states have numbers) become unique objects:
+    # tuples of tuples, or numbers that collide, could take for ever to hash.
     return [
         (key if isinstance(key, str) else _Mark(), value)
         for key, value in zip(values[::2], values[1::2], strict=True)
     ]
 
 
-def _build_tensor(_machine: SafeUnpickler, arguments: tuple[Any, ...]) -> TensorRef | None:
+def _build_tensor(_unpickler: SafeUnpickler, arguments: tuple[Any, ...]) -> TensorRef | None:
     """_rebuild_tensor(storage, offset, size, stride), _v2(…, grad, hooks), _v3(…, dtype)."""
     storage, offset, shape, stride, *rest = arguments
     if not isinstance(storage, StorageRef):
@@ -284,28 +284,28 @@ def _build_tensor(_machine: SafeUnpickler, arguments: tuple[Any, ...]) -> Tensor
     return TensorRef(storage, dtype, offset, shape, stride)
 
 
-def _first_argument(_machine: SafeUnpickler, arguments: tuple[Any, ...]) -> object:
+def _first_argument(_unpickler: SafeUnpickler, arguments: tuple[Any, ...]) -> object:
     return arguments[0] if arguments and isinstance(arguments[0], TensorRef) else None
 
 
-def _build_dict(_machine: SafeUnpickler, arguments: tuple[Any, ...]) -> dict[Any, Any] | None:
+def _build_dict(_unpickler: SafeUnpickler, arguments: tuple[Any, ...]) -> dict[Any, Any] | None:
     # Items follow as operations of their own; arguments are what other dict subclasses take.
     return {} if not arguments else None
 
 
-def _build_list(_machine: SafeUnpickler, arguments: tuple[Any, ...]) -> list[Any] | None:
+def _build_list(_unpickler: SafeUnpickler, arguments: tuple[Any, ...]) -> list[Any] | None:
     # The list itself, not a copy: copies of copies would fill the memory.
     return arguments[0] if arguments and isinstance(arguments[0], list) else None
 
 
-def _build_size(_machine: SafeUnpickler, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
+def _build_size(_unpickler: SafeUnpickler, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
     return arguments[0] if arguments and isinstance(arguments[0], tuple) else None
 
 
-def _build_subclass(machine: SafeUnpickler, arguments: tuple[Any, ...]) -> object:
+def _build_subclass(unpickler: SafeUnpickler, arguments: tuple[Any, ...]) -> object:
     """_rebuild_from_type_v2(function, type, arguments, state)."""
     if len(arguments) == 4 and isinstance(arguments[0], _Name) and arguments[0].name in _BUILDERS:
-        return machine._reduce(arguments[0], arguments[2])
+        return unpickler._reduce(arguments[0], arguments[2])
     return None
 
 
@@ -318,7 +318,7 @@ _BUILDERS: dict[str, Callable[[SafeUnpickler, tuple[Any, ...]], object]] = {
     "torch.nn.parameter.Parameter": _first_argument,
     "torch.Size": _build_size,
     "collections.OrderedDict": _build_dict,
-    "collections.defaultdict": lambda _machine, _arguments: {},
+    "collections.defaultdict": lambda _unpickler, _arguments: {},
     "builtins.dict": _build_dict,
     "builtins.set": _build_list,
 }
@@ -329,73 +329,73 @@ def _text(data: bytes) -> str:
     return str(data, "utf-8", "surrogatepass")
 
 
-def _quoted(machine: SafeUnpickler) -> str:
-    line = machine._line().strip()
+def _quoted(unpickler: SafeUnpickler) -> str:
+    line = unpickler._line().strip()
     if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
         raise ValueError("a string without quotes")
     decoded: bytes = codecs.escape_decode(line[1:-1])[0]
     return decoded.decode("latin-1")
 
 
-def _integer(machine: SafeUnpickler) -> int | bool:
-    line = machine._line()
+def _integer(unpickler: SafeUnpickler) -> int | bool:
+    line = unpickler._line()
     return line == b"01" if line in (b"00", b"01") else int(line)  # 00 and 01 are the booleans
 
 
-def _stack_global(machine: SafeUnpickler) -> None:
-    name, module = machine._pop(), machine._pop()
+def _stack_global(unpickler: SafeUnpickler) -> None:
+    name, module = unpickler._pop(), unpickler._pop()
     if not isinstance(name, str) or not isinstance(module, str):
-        raise ValueError("a global whose name is no text")
-    machine._global(module, name)
+        raise ValueError("a global whose name is not text")
+    unpickler._global(module, name)
 
 
-def _text_global(machine: SafeUnpickler) -> None:
-    module = _text(machine._line())
-    machine._global(module, _text(machine._line()))
+def _text_global(unpickler: SafeUnpickler) -> None:
+    module = _text(unpickler._line())
+    unpickler._global(module, _text(unpickler._line()))
 
 
-def _instance(machine: SafeUnpickler) -> None:
-    arguments = machine._pop_to_mark()
-    _text_global(machine)
-    machine._push(machine._reduce(machine._pop(), tuple(arguments)))
+def _instance(unpickler: SafeUnpickler) -> None:
+    arguments = unpickler._pop_to_mark()
+    _text_global(unpickler)
+    unpickler._push(unpickler._reduce(unpickler._pop(), tuple(arguments)))
 
 
-def _object(machine: SafeUnpickler) -> None:
-    target, *arguments = machine._pop_to_mark()
-    machine._push(machine._reduce(target, tuple(arguments)))
+def _object(unpickler: SafeUnpickler) -> None:
+    target, *arguments = unpickler._pop_to_mark()
+    unpickler._push(unpickler._reduce(target, tuple(arguments)))
 
 
-def _call(machine: SafeUnpickler) -> None:
-    arguments, target = machine._pop(), machine._pop()
-    machine._push(machine._reduce(target, arguments))
+def _call(unpickler: SafeUnpickler) -> None:
+    arguments, target = unpickler._pop(), unpickler._pop()
+    unpickler._push(unpickler._reduce(target, arguments))
 
 
-def _call_with_keywords(machine: SafeUnpickler) -> None:
-    machine._pop()
-    _call(machine)
+def _call_with_keywords(unpickler: SafeUnpickler) -> None:
+    unpickler._pop()
+    _call(unpickler)
 
 
 def _tuple_of(count: int) -> Callable[[SafeUnpickler], None]:
-    def build(machine: SafeUnpickler) -> None:
-        values = [machine._pop() for _ in range(count)]
-        machine._push(tuple(reversed(values)))
+    def build(unpickler: SafeUnpickler) -> None:
+        values = [unpickler._pop() for _ in range(count)]
+        unpickler._push(tuple(reversed(values)))
 
     return build
 
 
-def _set_one(machine: SafeUnpickler) -> None:
-    value, key = machine._pop(), machine._pop()
-    machine._set_items([key, value])
+def _set_one(unpickler: SafeUnpickler) -> None:
+    value, key = unpickler._pop(), unpickler._pop()
+    unpickler._set_items([key, value])
 
 
-def _put(machine: SafeUnpickler, index: int) -> None:
+def _put(unpickler: SafeUnpickler, index: int) -> None:
     if not 0 <= index < 1 << 32:
         raise ValueError("an impossible memo number")
-    machine._memo[index] = machine._top()
+    unpickler._memo[index] = unpickler._top()
 
 
-def _refuse(machine: SafeUnpickler) -> None:
-    raise ValueError("it uses extension codes or outside buffers, as no checkpoint does")
+def _refuse(unpickler: SafeUnpickler) -> None:
+    raise ValueError("it uses extension codes or out-of-band buffers, which no checkpoint does")
 
 
 _OPERATIONS: dict[bytes, Callable[[SafeUnpickler], object]] = {

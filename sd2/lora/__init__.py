@@ -1,1 +1,1 @@
-"""Reads LoRA files and computes what they change in a text encoder."""
+"""Reads LoRA files and computes the changed weights of a text encoder."""

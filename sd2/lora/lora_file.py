@@ -1,7 +1,7 @@
-"""LoRA files of every kind: the part for the text encoder, whatever a trainer called its tensors.
+"""Reads the text encoder's part of LoRA files, under the names of every trainer.
 
-Names (kohya's, diffusers', PEFT's, ComfyUI's; with or without ``text_model.``) are told apart by
-their grammar, and the model family by the width of the tensors, not by what a file says of itself.
+Names (kohya's, diffusers', PEFT's, ComfyUI's; with or without ``text_model.``) are parsed by one
+pattern, and the model family is decided by the width of the tensors, not by the file's metadata.
 """
 
 from __future__ import annotations
@@ -53,25 +53,25 @@ _CROSS_ATTENTION = re.compile(r".*attn2[._](processor[._])?to_[kv]\b.*(down|lora
 
 
 class LoraError(SD2ClipError):
-    """A LoRA that is another model's, or whose tensors do not fit together."""
+    """A LoRA is for another model, or its tensors do not fit together."""
 
 
 @dataclass(frozen=True)
 class TextEncoderLora:
-    """What a LoRA file holds for SD2's text encoder."""
+    """The changes of a LoRA file for SD2's text encoder."""
 
     path: Path
     changes: Mapping[str, Change]
     """By the name of the weight, ``clip_h.transformer.text_model.encoder.layers….weight``."""
     for_unet: int
-    """Tensors that belong to the UNet."""
+    """How many tensors are for the UNet."""
     unmatched: tuple[str, ...]
-    """Names of tensors for which there is no use here."""
+    """Names of tensors that are for neither."""
     claims: str
-    """What the file's metadata says of its base model; may be empty, may be wrong."""
+    """The base model by the file's metadata; may be empty or wrong."""
 
     def describe(self, strength: float, not_applied: tuple[str, ...] = ()) -> str:
-        """What was found and done, for people."""
+        """Several lines for people: what was found, and what was applied."""
         lines = [str(self.path)]
         if self.changes:
             layers = {name.split(".layers.")[1].split(".")[0] for name in self.changes}
@@ -91,7 +91,7 @@ class TextEncoderLora:
         if self.claims:
             lines.append(f"metadata: {self.claims}")
         if self.for_unet:
-            lines.append(f"{self.for_unet} tensors are the UNet's: load them with Load LoRA")
+            lines.append(f"{self.for_unet} tensors are for the UNet: load them with Load LoRA")
         for what, names in (("not applied", not_applied), ("not understood", self.unmatched)):
             if names:
                 lines.append(f"{len(names)} tensors {what}: {and_more(names)}")
@@ -104,7 +104,7 @@ def _claims(metadata: Mapping[str, str]) -> str:
 
 
 def _sort(checkpoint: Checkpoint) -> tuple[dict[str, dict[str, str]], int, list[str]]:
-    """Weight -> part -> tensor name; how many tensors are the UNet's; the names of the rest."""
+    """Weight -> part -> tensor name; how many tensors are for the UNet; the names of the rest."""
     modules: dict[str, dict[str, str]] = {}
     for_unet = 0
     rest: list[str] = []
@@ -129,7 +129,7 @@ def _sort(checkpoint: Checkpoint) -> tuple[dict[str, dict[str, str]], int, list[
 def _check_family(
     checkpoint: Checkpoint, found: Mapping[str, tuple[int, int] | None], width: int
 ) -> None:
-    """Raises LoraError where the shapes *found*, of changes, are another family's."""
+    """Raise LoraError if the shapes of the changes belong to another family."""
     whose = TEXT_ENCODER_WIDTHS.get(width, "of no Stable Diffusion model known here")
     advice = f"The CLIP is {width} wide ({whose}). Choose a LoRA trained for Stable Diffusion 2."
     for weight, shape in found.items():
@@ -153,15 +153,15 @@ def _check_family(
 
 
 def _alpha(tensor: Tensor) -> float:
-    """Its number; NaN if it is not one real number."""
+    """The value of alpha; NaN if it is not one real number."""
     return float(tensor) if tensor.numel() == 1 and not tensor.is_complex() else nan
 
 
 def read_lora(path: str | PathLike[str], shapes: Mapping[str, tuple[int, ...]]) -> TextEncoderLora:
-    """Reads the text encoder's part of a LoRA.
+    """Read the text encoder's part of a LoRA.
 
-    *shapes* are those of the CLIP's weights, by name; they tell its width and its layers. Raises
-    LoraError for another family's file, UnreadableFileError for what is no model file.
+    *shapes* are those of the CLIP's weights, by name; they give its width and its layers. Raises
+    LoraError for a file of another family, UnreadableFileError for one that is not a model.
     """
     width = shapes.get("clip_h.transformer.text_model.final_layer_norm.weight", (0,))[0]
     if not width:
@@ -194,13 +194,12 @@ def read_lora(path: str | PathLike[str], shapes: Mapping[str, tuple[int, ...]]) 
                 if part in PARTS
             )
             raise LoraError(
-                f"{checkpoint.path}: {named} do not make a change of a "
-                f"{tuple(shapes[weight])} weight."
+                f"{checkpoint.path}: {named} do not fit a weight of shape {tuple(shapes[weight])}."
             )
         alpha = _alpha(tensors[parts["alpha"]]) if "alpha" in parts else None
         scale = tensors[parts["dora_scale"]] if "dora_scale" in parts else None
         if scale is not None and scale.dim() == 1:
-            scale = scale.unsqueeze(1)  # PEFT's magnitude vector: one number a row
+            scale = scale.unsqueeze(1)  # PEFT's magnitude vector: one value per row
         outputs, inputs = shapes[weight]
         wrong = [
             parts[part]

@@ -1,6 +1,6 @@
-"""Changes of a weight as LoRA files store them: small matrices, of which a large one is made.
+"""Computes changed weights from the matrices that LoRA files store: LoRA, LoHa, LoKr, full diffs.
 
-Numbers are those of ComfyUI's LoRA loader, and names of tensors are kohya's and LyCORIS'.
+Values agree with ComfyUI's LoRA loader; names of tensors are kohya's and LyCORIS'.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 
 
 class Factors(Protocol):
-    """What the change of one weight, (out, in), is made of."""
+    """The matrices from which the change of one weight, (out, in), is computed."""
 
     @property
     def kind(self) -> str:
-        """What people call it."""
+        """Name of the method, for reports."""
 
     @property
     def rank(self) -> int | None:
-        """By which alpha is divided; None: alpha counts for nothing."""
+        """Divisor of alpha; None: alpha is not used."""
 
     def delta(self, like: Tensor) -> Tensor:
         """The change before alpha, (out, in), in the dtype and on the device of *like*."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """Its tensors by the last part of their names in a kohya file."""
+        """The matrices by the ends of their names in a kohya file."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class LoRA:
 
 @dataclass(frozen=True)
 class LoHa:
-    """LoHa: ``(w1_a @ w1_b) * (w2_a @ w2_b)``, element by element."""
+    """LoHa: ``(w1_a @ w1_b) * (w2_a @ w2_b)``, a Hadamard product."""
 
     w1_a: Tensor
     """(out, rank), as ``w2_a``"""
@@ -84,7 +84,7 @@ class LoKr:
     """LoKr: the Kronecker product of two matrices, each whole or as a product of two."""
 
     w1: tuple[Tensor, ...]
-    """One matrix, or the two that multiply to it."""
+    """One matrix, or two whose product it is."""
     w2: tuple[Tensor, ...]
 
     kind = "LoKr"
@@ -130,7 +130,7 @@ class FullDiff:
 
 @dataclass(frozen=True)
 class Change:
-    """A change of one weight: the product of its factors by ``alpha / rank``, and DoRA's norms."""
+    """The change of one weight: its factors, scaled by ``alpha / rank``, and DoRA's norms."""
 
     factors: Factors
     alpha: float | None = None
@@ -158,7 +158,7 @@ class Change:
         return result
 
     def kohya_tensors(self, name: str) -> dict[str, Tensor]:
-        """The same as tensors of a kohya file: ``<name>.lora_up.weight`` and so on."""
+        """The change as tensors of a kohya file: ``<name>.lora_up.weight`` and so on."""
         import torch
 
         tensors = {f"{name}.{part}": tensor for part, tensor in self.factors.tensors().items()}
@@ -173,13 +173,13 @@ PARTS = (
     "up", "down", "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "lokr_w1", "lokr_w1_a",
     "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "diff",
 )  # fmt: skip
-"""What ``factors_of`` takes."""
+"""Names of the matrices that ``factors_of`` takes."""
 
 
 def factors_of(parts: Mapping[str, Tensor]) -> Factors | None:
-    """The factors that *parts*, matrices, make; None if they make none, or not one alone.
+    """The factors that *parts* are; None unless they are exactly one kind.
 
-    The shapes may not fit together: ``shape_of`` tells.
+    Their shapes may not fit together; see ``shape_of``.
     """
     given = {name for name in parts if name in PARTS}
     if any(parts[name].dim() < 2 or 0 in parts[name].shape for name in given):
@@ -205,7 +205,7 @@ def shape_of(factors: Factors) -> tuple[int, int] | None:
     import torch
 
     try:
-        product = factors.delta(torch.empty(0, device="meta"))  # where only shapes are computed
+        delta = factors.delta(torch.empty(0, device="meta"))  # where only shapes are computed
     except RuntimeError:
         return None
-    return (product.shape[0], product.shape[1]) if product.dim() == 2 else None
+    return (delta.shape[0], delta.shape[1]) if delta.dim() == 2 else None

@@ -227,7 +227,7 @@ def test_what_cannot_be_written_is_said_before_the_work(command, tmp_path):
     }
     done = run(tmp_path, command, *arguments[command])
     assert done.returncode == 1
-    assert "Nothing can be written to" in done.stderr
+    assert "cannot be written to" in done.stderr
     assert "Choose another folder" in done.stderr
 
 

@@ -47,7 +47,7 @@ REFUSED = {
     "vision-only-L": (shapes.transformers_vision(1024, 24),
                       ["CLIP vision tower alone", "'vision_model.': a vision tower"]),
     "vit-g": (VIT_G, ["1408 wide", "another model"]),
-    "convnext-xxl": (CONVNEXT, ["no plain vision transformer"]),
+    "convnext-xxl": (CONVNEXT, ["not a plain vision transformer"]),
     "rn50x64": (RN50X64, ["RN50x64"]),
     "clipa": (CLIPA, ["CLIPA", "32,000 tokens"]),
     "long-clip-l": (LONG_L, ["Long-CLIP"]),
@@ -73,7 +73,7 @@ REFUSED = {
     "unknown": ({"layer.weight": (7, 7), "layer.bias": (7,)}, ["first keys: 'layer.weight'"]),
     "nothing": ({}, ["none at all"]),
     "headless": ({name: shape for name, shape in openclip_text(SD2_CONFIG).items()
-                  if "resblocks" not in name}, ["headless"]),
+                  if "resblocks" not in name}, ["such a copy"]),
 }  # fmt: skip
 
 

@@ -23,7 +23,8 @@ def test_truncated_safetensors_says_how_much_is_missing(missing, tmp_path):
     length = path.stat().st_size
     os.truncate(path, length - missing)
     with pytest.raises(
-        UnreadableFileError, match=f"header says {length:,} bytes, file has {length - missing:,}"
+        UnreadableFileError,
+        match=f"header says {length:,} bytes, the file has {length - missing:,}",
     ):
         open_checkpoint(path)
 

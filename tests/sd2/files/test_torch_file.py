@@ -152,7 +152,7 @@ def test_load_pickle_is_for_small_files(monkeypatch, tmp_path):
     from sd2_clip.sd2.files import torch_file
 
     monkeypatch.setattr(torch_file, "MAX_LOADED_BYTES", 50)
-    with pytest.raises(UnreadableFileError, match="too many"):
+    with pytest.raises(UnreadableFileError, match="holds 96 bytes of tensors; the limit"):
         load_pickle(saved(tmp_path, {"x": BASE}))
 
 

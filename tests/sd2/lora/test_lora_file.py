@@ -185,7 +185,7 @@ def test_a_lora_for_the_unet_alone_is_no_error_and_says_so(tmp_path: Path) -> No
     assert not lora.changes
     report = lora.describe(1.0)
     assert "the CLIP is unchanged" in report
-    assert "2 tensors are the UNet's" in report
+    assert "2 tensors are for the UNet" in report
 
 
 def test_report_names_at_most_five_tensors_that_were_not_understood(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_a_half_pair_changes_nothing_and_is_reported(tmp_path: Path) -> None:
 def test_tensors_that_do_not_fit_together_are_an_error(tmp_path: Path) -> None:
     state = {f"{kohya()}.lora_up.weight": torch.ones(4096, 2),
              f"{kohya()}.lora_down.weight": torch.ones(3, 1024)}  # fmt: skip
-    with pytest.raises(LoraError, match="do not make a change"):
+    with pytest.raises(LoraError, match="do not fit a weight"):
         read_lora(write(tmp_path, state), SHAPES)
 
 
