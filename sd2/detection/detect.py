@@ -129,7 +129,7 @@ def _faults(
         key = source.key
         info = tensors.get(key)
         if info is None:
-            absent[key[:100]] = None
+            absent[key] = None
             continue
         expected = source.transform.source_shapes(shapes[canonical])
         if info.shape not in expected:
@@ -137,7 +137,8 @@ def _faults(
         elif info.dtype not in _FLOATS:
             faults[f"{key!r} is of type {info.dtype} (quantised?), not float"] = None
     if absent:
-        faults = {f"{len(absent)} tensors are missing ({and_more(absent, 4)})": None, **faults}
+        names = and_more([key[:100] for key in absent], 4)
+        faults = {f"{len(absent)} tensors are missing ({names})": None, **faults}
     prefix, scales = match.tower.prefix, (".scale_weight", ".weight_scale", "scaled_fp8")
     scaled = next((key for key in tensors if key.startswith(prefix) and key.endswith(scales)), None)
     if scaled is not None:

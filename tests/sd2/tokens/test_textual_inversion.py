@@ -213,7 +213,7 @@ UNUSABLE: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "a truncated file": (
         ".safetensors",
         lambda path: path.write_bytes(b"\xff\0\0\0\0\0\0\0{") and None,
-        "is truncated",
+        "truncated: its header",
     ),
     "an ordinary picture": (".png", lambda path: png(path, (b"tEXt", b"Title\0x")), "pixels"),
     "a damaged picture": (
