@@ -1,15 +1,15 @@
 import assert from "node:assert/strict";
 import test, { mock } from "node:test";
 
-import { latest } from "../../js/latest.js";
+import { debounce } from "../../js/debounce.js";
 
-/** Let everything that waits for settled promises go on. */
+/** Runs the callbacks of settled promises. */
 const settle = () => new Promise((resolve) => setImmediate(resolve));
 
-test("only the last of several quick calls does its work", async () => {
+test("only the last of several quick calls starts the work", async () => {
   mock.timers.enable({ apis: ["setTimeout"] });
   const done = [];
-  const { schedule } = latest(100, async (value) => void done.push(value));
+  const { schedule } = debounce(100, async (value) => void done.push(value));
   schedule("a");
   mock.timers.tick(60);
   schedule("b");
@@ -21,10 +21,10 @@ test("only the last of several quick calls does its work", async () => {
   mock.timers.reset();
 });
 
-test("a new call aborts work under way, and what that throws is swallowed", async () => {
+test("a new call aborts running work, and drops what it throws", async () => {
   mock.timers.enable({ apis: ["setTimeout"] });
   const signals = [];
-  const { schedule } = latest(10, (_, signal) => {
+  const { schedule } = debounce(10, (_, signal) => {
     signals.push(signal);
     return new Promise((_, reject) => {
       signal.addEventListener("abort", () => reject(signal.reason));
@@ -41,7 +41,7 @@ test("a new call aborts work under way, and what that throws is swallowed", asyn
 test("nothing happens after cancel", async () => {
   mock.timers.enable({ apis: ["setTimeout"] });
   let count = 0;
-  const { schedule, cancel } = latest(10, async () => void (count += 1));
+  const { schedule, cancel } = debounce(10, async () => void (count += 1));
   schedule("a");
   cancel();
   mock.timers.tick(50);

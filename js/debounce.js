@@ -1,13 +1,13 @@
 // @ts-check
-// Work that follows typing: it begins after a pause, and only the latest counts.
+// Debounces asynchronous work: it starts after a pause, and each call cancels the one before.
 
 /**
  * @template T
- * @param {number} delay milliseconds without another call before the work begins
- * @param {(argument: T, signal: AbortSignal) => Promise<void>} work stops when the signal does;
- *   what it throws after that is of no interest to anybody
+ * @param {number} delay milliseconds without another call before the work starts
+ * @param {(argument: T, signal: AbortSignal) => Promise<void>} work must stop when the signal
+ *   aborts; what it throws after that is dropped
  */
-export function latest(delay, work) {
+export function debounce(delay, work) {
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   let timer;
   /** @type {AbortController | undefined} */
