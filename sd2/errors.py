@@ -1,5 +1,8 @@
 """The errors of this package. Each message says what was found, where, and what to do."""
 
+from collections.abc import Collection
+from itertools import islice
+
 
 class SD2ClipError(Exception):
     """Base of every error that a user can cause or cure."""
@@ -27,3 +30,21 @@ class LayerError(SD2ClipError, ValueError):
 
 class OptionError(SD2ClipError, ValueError):
     """An option has a value that cannot be honoured."""
+
+
+def and_more(items: Collection[str], limit: int = 5, separator: str = ", ") -> str:
+    """The first *limit* of *items*, and how many more there are: "a, b and 3 more"."""
+    shown = separator.join(islice(items, limit))
+    return f"{shown} and {len(items) - limit} more" if len(items) > limit else shown
+
+
+def check_choice(
+    name: str,
+    value: object,
+    choices: Collection[str],
+    *,
+    error: type[SD2ClipError] = OptionError,
+) -> None:
+    """Raise *error* unless *value* is one of *choices*; *name* is the option's."""
+    if value not in choices:
+        raise error(f"{name} {value!r} is unknown. Choose one of: {', '.join(choices)}.")

@@ -31,11 +31,11 @@ ARROWS = {
     "sd2.files": {"sd2.errors"},
     "sd2.detection": {"sd2.files", "sd2.config", "sd2.errors"},
     "sd2.model": {"sd2.config", "sd2.errors"},
-    "sd2.syntax": set(),
-    "sd2.tokens": {"sd2.syntax", "sd2.files", "sd2.errors"},
+    "sd2.syntax": {"sd2.errors"},
+    "sd2.tokens": {"sd2.syntax", "sd2.files", "sd2.config", "sd2.errors"},
     "sd2.lora": {"sd2.files", "sd2.errors"},
     "sd2.sd2_clip": {"sd2.model", "sd2.config", "sd2.errors"},
-    "sd2.sd2_tokenizer": {"sd2.tokens"},
+    "sd2.sd2_tokenizer": {"sd2.tokens", "sd2.config"},
 }
 
 COMFYUI_MODULES = {"comfy", "comfy_extras", "folder_paths", "server", "nodes", "execution"}

@@ -1,4 +1,4 @@
-"""The encoder node's options: dialects, weightings, layers and long prompts, through the handle."""
+"""Texts encoded through the handle: weightings, schedules, layers, long prompts and embeddings."""
 
 from types import SimpleNamespace
 
@@ -7,25 +7,19 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
-from sd2_clip.clip import load_clip
-from sd2_clip.clip.encode_text import embeddings_identity, encode_text, layer_text, read_text
-from sd2_clip.nodes.encode import EncodeSD2Text, InspectSD2Text
+from sd2_clip.clip.encode_text import (
+    WrongClipError,
+    embeddings_fingerprint,
+    encode_text,
+    layer_text,
+    tokenizer_for,
+)
+from sd2_clip.clip.load_clip import load_clip
 from sd2_clip.sd2.errors import OptionError
 
 EXPECTED = load_file(tiny.GOLDEN / "encode.safetensors")
 ADV = [case for case in tiny.adv_cases() if int(case["id"]) % 7 == 0]
 LONG = "(a:1.2)(b:1.4)(c:0.8) " * 30
-
-
-@pytest.fixture
-def clip(standalone, tmp_path):
-    return load_clip.load_clip(
-        tiny.GOLDEN / "tiny_text_encoder.safetensors",
-        embedding_directory=tiny.GOLDEN / "embeddings",
-        device="cpu",
-        dtype="fp32",
-        model_options=tiny.MODEL_OPTIONS,
-    )
 
 
 @pytest.fixture
@@ -51,19 +45,32 @@ def entries(clip, text, **options):
     return encode_text(clip, text, **options).conditioning
 
 
-def test_options_stand_in_the_frozen_order():
-    optional = EncodeSD2Text.INPUT_TYPES()["optional"]
-    assert list(optional)[:4] == [
-        "syntax", "weight_interpretation", "token_normalization", "stop_at_clip_layer"
-    ]  # fmt: skip
-    assert all(entry[1]["tooltip"] for entry in optional.values())
+def test_an_empty_clip_input_is_explained():
+    with pytest.raises(WrongClipError, match="Load SD2 CLIP"):
+        tokenizer_for(None)
+
+
+def test_an_input_that_is_no_clip_is_named():
+    with pytest.raises(WrongClipError, match="a str, not a CLIP"):
+        tokenizer_for("text")
+
+
+def test_another_models_clip_is_named():
+    class SDXLClipModel:
+        pass
+
+    class SDXLTokenizer:
+        def __init__(self):
+            self.clip_l, self.clip_g = object(), object()
+
+    handle = SimpleNamespace(cond_stage_model=SDXLClipModel(), tokenizer=SDXLTokenizer())
+    with pytest.raises(WrongClipError, match=r"SDXLClipModel \(clip_g, clip_l\)"):
+        tokenizer_for(handle)
 
 
 @pytest.mark.parametrize("text", ["", "a (cat:1.5) [dog]", LONG, "(embedding:kohya:1.3) x"])
 def test_the_defaults_are_the_handles_own_encoding(text, clip):
-    node = EncodeSD2Text()
-    defaults = {name: entry[1]["default"] for name, entry in node.INPUT_TYPES()["optional"].items()}
-    [(cond, options)], _ = node.encode(clip, text, **defaults)
+    [(cond, options)] = entries(clip, text)
     [(expected, expected_options)] = clip.encode_from_tokens_scheduled(clip.tokenize(text))
     assert torch.equal(cond, expected)
     assert torch.equal(options["pooled_output"], expected_options["pooled_output"])
@@ -83,13 +90,11 @@ def test_weightings_work_on_any_handle(case, handle, request):
     torch.testing.assert_close(pooled, EXPECTED[f"{case['id']}.pooled"], atol=1e-5, rtol=0)
 
 
-def test_masking_words_fades_the_word_out(clip):
-    words, _ = (
-        entries(clip, "(cat:0) dog", weight_interpretation="compel", masking=masking)[0][0]
-        for masking in ("words", "compatible")
-    )
+@pytest.mark.parametrize("mode", ["compel", "comfy++", "down_weight"])
+def test_a_weight_of_0_masks_the_word(mode, clip):
+    [(cond, _)] = entries(clip, "(cat:0) dog", weight_interpretation=mode)
     plus = clip.encode("+ dog")  # the mask token is '+</w>'
-    torch.testing.assert_close(words, plus, atol=1e-5, rtol=0)
+    torch.testing.assert_close(cond, plus, atol=1e-5, rtol=0)
 
 
 def test_prompt_editing_gives_entries_with_times(clip):
@@ -107,6 +112,12 @@ def test_alternation_follows_the_steps_and_encodes_each_text_once(clip):
     assert [options["end_percent"] for _, options in found] == [0.25, 0.5, 0.75, 1.0]
     assert found[0][0] is found[2][0]
     assert found[0][1] is not found[2][1]
+
+
+def test_a_text_that_alternates_is_recorded_once(clip):
+    found = entries(clip, "[cat|dog]", syntax="a1111", steps=4)
+    assert found[0][1]["sd2_clip"] is found[2][1]["sd2_clip"]
+    assert found[0][1]["sd2_clip"] is not found[1][1]["sd2_clip"]
 
 
 def test_and_gives_entries_with_strengths(clip):
@@ -132,14 +143,13 @@ def test_the_average_of_and_is_a1111s_sum_at_the_cfg_that_the_report_names(clip)
 def test_and_that_comfyui_cannot_average_is_refused(clip):
     with pytest.raises(OptionError, match="sum above 0"):
         entries(clip, "cat AND dog :-1", syntax="a1111")
-    assert "error: AND" in read_text(clip, "cat AND dog :-1", syntax="a1111").report()
 
 
 def test_the_report_of_an_edited_prompt_names_each_part(clip):
     report = encode_text(clip, "[cat:dog:0.5] <lora:x:1>", syntax="a1111").report
     assert "2 parts" in report
     assert "[0.5 to 1] 'dog'" in report
-    assert "<lora:x:1> is not applied" in report
+    assert "not applied: <lora:x:1>" in report
 
 
 @pytest.mark.parametrize(
@@ -173,19 +183,19 @@ def test_the_largest_weights_stay_finite(mode, weight, clip):
     assert torch.isfinite(cond).all()
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"syntax": "auto"}, {"chunk_split": "x"}, {"weight_interpretation": "perp"},
-     {"token_normalization": "max"}, {"weight_interpretation": "compel", "masking": "x"}],
-    ids=str,
-)  # fmt: skip
-def test_unknown_options_are_refused(options, clip):
-    with pytest.raises(OptionError, match="Choose one of"):
-        entries(clip, "(x:1.1)", **({"token_normalization": "none"} | options))
+@pytest.mark.parametrize("options", [{"syntax": "auto"}, {"steps": -1}], ids=str)
+def test_values_that_an_option_cannot_have_are_refused(options, clip):
+    with pytest.raises(OptionError):
+        entries(clip, "x", **options)
+
+
+def test_an_unknown_option_is_named(clip):
+    with pytest.raises(TypeError, match="'weights'"):
+        entries(clip, "x", weights="comfy")
 
 
 def test_layer_all_cannot_be_weighted_otherwise(standalone):
-    clip = load_clip.load_clip(
+    clip = load_clip(
         tiny.GOLDEN / "tiny_text_encoder.safetensors",
         device="cpu",
         layer="all",
@@ -195,16 +205,9 @@ def test_layer_all_cannot_be_weighted_otherwise(standalone):
         entries(clip, "(x:1.1)", weight_interpretation="A1111")
 
 
-def test_inspect_reads_a1111(clip):
-    (table,) = InspectSD2Text().inspect(clip, "[cat:dog:0.5] (x:2)", syntax="a1111")["result"]
-    assert [line.split()[3] for line in table.splitlines() if line.startswith("    1")] == [
-        "cat", "x", "dog", "x"
-    ]  # fmt: skip
-
-
 def test_with_a1111_any_word_may_name_an_embedding(standalone, tmp_path):
     folder = standalone.model_folders("embeddings")[0]
-    before = embeddings_identity("a style", "a1111")
+    before = embeddings_fingerprint("a style", "a1111")
     layouts.save_safetensors({"emb_params": torch.zeros(1, 32)}, folder / "style.safetensors")
-    assert embeddings_identity("a style", "a1111") != before
-    assert embeddings_identity("a style") == ""
+    assert embeddings_fingerprint("a style", "a1111") != before
+    assert embeddings_fingerprint("a style") == ""
