@@ -217,13 +217,10 @@ def embeddings_fingerprint(text: str | None, syntax: str | None = "comfy") -> st
     folders = [str(folder) for folder in host.current().model_folders("embeddings")]
     if text is None or syntax != "comfy":
         files = [Path(f, name) for f in folders for name in weight_files(Path(f), [""])]
-        stats = [(str(file), stat.st_mtime_ns, stat.st_size) for file, stat in _stats(files)]
+        found = ((file, file.stat()) for file in files if file.is_file())
+        stats = [(str(file), stat.st_mtime_ns, stat.st_size) for file, stat in found]
         return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
     if "embedding:" not in text:
         return ""
     tokens = SD2Tokenizer(embedding_directory=folders).clip_h.tokenize(text)
     return json.dumps([[one.path, one.sha256] for one in tokens.embeddings])
-
-
-def _stats(files: list[Path]) -> Any:
-    return ((path, path.stat()) for path in files if path.is_file())

@@ -12,7 +12,6 @@ CLIP_INPUT = (
     {"tooltip": "SD2's text encoder, from Load SD2 CLIP or any loader of an SD2 checkpoint."},
 )
 
-
 TEXT_INPUT = (
     "STRING",
     {
@@ -37,7 +36,7 @@ def _option_input(name: str) -> tuple[Any, dict[str, Any]]:
 
 
 class EncodeSD2Text:
-    """Turns a prompt into conditioning."""
+    """Encodes a prompt into conditioning."""
 
     TITLE = "Encode SD2 Text"
     CATEGORY = "SD2"

@@ -38,13 +38,7 @@ def and_more(items: Collection[str], limit: int = 5, separator: str = ", ") -> s
     return f"{shown} and {len(items) - limit} more" if len(items) > limit else shown
 
 
-def check_choice(
-    name: str,
-    value: object,
-    choices: Collection[str],
-    *,
-    error: type[SD2ClipError] = OptionError,
-) -> None:
-    """Raise *error* unless *value* is one of *choices*; *name* is the option's."""
+def check_choice(name: str, value: object, choices: Collection[str]) -> None:
+    """Raise OptionError unless *value* is one of *choices*; *name* is the option's."""
     if value not in choices:
-        raise error(f"{name} {value!r} is unknown. Choose one of: {', '.join(choices)}.")
+        raise OptionError(f"{name} {value!r} is unknown. Choose one of: {', '.join(choices)}.")

@@ -61,14 +61,14 @@ def test_every_input_is_valid(name, classes):
 
 
 @each_example
-def test_widgets_have_a_saved_value_each(name, classes):
-    """Else an input that is added later would take the value of the next."""
+def test_no_saved_value_is_without_a_widget(name, classes):
+    """An input that is added later would take it. New inputs may still lack theirs, at the end."""
     for node in workflow(name)["nodes"]:
         if node["type"] in NODE_CLASS_MAPPINGS:
             groups = NODE_CLASS_MAPPINGS[node["type"]].INPUT_TYPES()
             declared = {**groups["required"], **groups.get("optional", {})}
             sockets = {entry["name"] for entry in node["inputs"]}
-            assert len(node["widgets_values"]) == len(set(declared) - sockets)
+            assert len(node["widgets_values"]) <= len(set(declared) - sockets)
 
 
 @each_example

@@ -70,16 +70,23 @@ def fill_by_group(
 
 
 def fill_by_word(
-    groups: Iterable[Group], capacity: int, ends_word: Callable[[int], bool]
+    groups: Iterable[Group],
+    capacity: int,
+    ends_word: Callable[[int], bool],
+    *,
+    cut_from: int = MAX_WORD_LENGTH,
 ) -> list[list[Token]]:
-    """Fill chunks as ``fill_by_group``, but cut long groups between words only."""
-    words = (word for group in groups for word in _words(group, ends_word))
+    """Fill chunks as ``fill_by_group``, but cut long groups between words only.
+
+    *ends_word* says of an id whether a word ends with it.
+    """
+    words = (word for group in groups for word in _words(group, ends_word, cut_from))
     return fill_by_group(words, capacity, cut_from=capacity + 1)
 
 
-def _words(group: Group, ends_word: Callable[[int], bool]) -> Iterator[Group]:
+def _words(group: Group, ends_word: Callable[[int], bool], cut_from: int) -> Iterator[Group]:
     """Split a group that may be cut into words; any other group is one word."""
-    if len(group) < MAX_WORD_LENGTH or group[0].kind == "embedding":
+    if len(group) < cut_from or group[0].kind == "embedding":
         yield group
         return
     word: list[Token] = []
@@ -99,9 +106,8 @@ def fill_by_comma(
 ) -> list[list[Token]]:
     """Fill chunks of *capacity* tokens as A1111 does; each section begins a chunk.
 
-    An empty section makes an empty chunk, as in A1111. With *ends_word*, which says of an id
-    whether a word ends with it, a word that a full chunk would cut goes to the next chunk, where no
-    comma decides.
+    An empty section makes an empty chunk, as in A1111. With *ends_word*, a word that a full
+    chunk would cut goes to the next chunk, if no comma decides.
     """
     filler = _CommaFiller(capacity, ends_word)
     for index, groups in enumerate(sections):

@@ -106,7 +106,8 @@ class SDTokenizer:
         groups = comfy_groups(segments, self._clip.encode, embeddings)
         capacity = self.max_length - 2
         if keep_words:
-            chunks = fill_by_word(groups, capacity, self._clip.vocabulary.ends_word)
+            ends_word = self._clip.vocabulary.ends_word
+            chunks = fill_by_word(groups, capacity, ends_word, cut_from=self.max_word_length)
         else:
             chunks = fill_by_group(groups, capacity, cut_from=self.max_word_length)
         return self._tokenized(chunks, embeddings, parsed.warnings)

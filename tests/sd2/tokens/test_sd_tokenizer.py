@@ -74,24 +74,6 @@ def test_options_of_other_encoders_change_nothing(
     assert tokenizer.tokenize_with_weights("a cat", **kwargs) == plain
 
 
-def test_constructors_take_what_comfyui_passes() -> None:
-    tokenizer = SD2Tokenizer(embedding_directory=None, tokenizer_data={})
-    assert isinstance(tokenizer.clip_h, SD2ClipHTokenizer)
-    assert tokenizer.state_dict() == {}
-    assert (tokenizer.clip_h.start_token, tokenizer.clip_h.end_token) == (START, END)
-    assert tokenizer.clip_h.pad_token == PAD
-    assert tokenizer.clip_h.tokenizer("cat")["input_ids"] == [START, CAT, END]
-    assert tokenizer.decode([START, A, CAT, END]) == "a cat"
-
-
-def test_tokenizer_data_may_name_another_class() -> None:
-    class Other(SD2ClipHTokenizer):
-        pass
-
-    tokenizer = SD2Tokenizer(tokenizer_data={"clip_h_tokenizer_class": Other})
-    assert type(tokenizer.clip_h) is Other
-
-
 def test_sd1_pads_with_the_end_token() -> None:
     chunks = SD1Tokenizer().tokenize_with_weights("a")
     assert ids(chunks["l"][0]) == [START, A, *[END] * 75]
