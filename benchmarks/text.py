@@ -1,4 +1,4 @@
-"""How long texts take to read, from 1 kB to 1 MB, in both dialects.
+"""How long texts take to tokenize, from 1 kB to 1 MB, in both syntaxes.
 
     python benchmarks/text.py     # with the package installed: pip install -e .
 

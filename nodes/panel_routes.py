@@ -1,4 +1,4 @@
-"""Handles the requests of the nodes' panels in the editor's page, for any server.
+"""Serves the panels of the nodes in the editor's page, whatever the server.
 
 A handler takes a dict (the query of a GET, the body of a POST) and returns a dict of JSON values;
 an error that a user can cure is ``{"error": message}``. Handlers are thread-safe, and read only

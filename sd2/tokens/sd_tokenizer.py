@@ -150,7 +150,7 @@ class SDTokenizer:
         return text
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: ComfyUI saves this with checkpoints, and a vocabulary is no weight."""
+        """Return nothing: ComfyUI saves this with checkpoints, which need no vocabulary."""
         return {}
 
     def _token_text(self, value: Any) -> str:
