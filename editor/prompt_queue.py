@@ -14,7 +14,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..headless.execution.executor import Execution, Executor
+from ..headless.execution.executor import Executor
+from ..headless.execution.run_graph import Execution
 from ..headless.validation.validate import Validation
 
 log = logging.getLogger("sd2_clip")
@@ -45,7 +46,6 @@ class Job:
     messages: list[list[Any]] = field(default_factory=list)
     """The ``execution_...`` events, each ``[name, data]``."""
     outputs: dict[str, Any] = field(default_factory=dict)
-    meta: dict[str, Any] = field(default_factory=dict)
     error: dict[str, Any] | None = None
     """The data of ``execution_error``."""
     interrupted: bool = False
@@ -60,12 +60,24 @@ class Job:
         return {
             "prompt": self.queue_item(),
             "outputs": self.outputs,
-            "meta": self.meta,
+            "meta": self.meta(),
             "status": {
                 "status_str": "success" if completed else "error",
                 "completed": completed,
                 "messages": self.messages,
             },
+        }
+
+    def meta(self) -> dict[str, Any]:
+        """The node that each of ``outputs`` belongs to: here always itself."""
+        return {
+            node_id: {
+                "node_id": node_id,
+                "display_node": node_id,
+                "parent_node": None,
+                "real_node_id": node_id,
+            }
+            for node_id in self.outputs
         }
 
 
@@ -235,7 +247,7 @@ class PromptQueue:
             job.ended = _now()
             job.node = None
             if execution is not None:
-                job.outputs, job.meta = execution.outputs, execution.meta
+                job.outputs = execution.outputs
             self._running = None
             self._history[job.prompt_id] = job
             while len(self._history) > LONGEST_HISTORY:

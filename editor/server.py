@@ -58,7 +58,6 @@ class Editor:
 def create_app(editor: Editor, *, bound_to: str = "127.0.0.1") -> web.Application:
     """The whole server as an aiohttp application; its worker starts and stops with it."""
     app = web.Application(middlewares=[make_guard(bound_to)], client_max_size=LARGEST_BODY)
-    executor = Executor(editor.node_classes)
     loop: asyncio.AbstractEventLoop | None = None
 
     def send(event: str, data: dict[str, Any], sid: str | None) -> None:
@@ -66,7 +65,7 @@ def create_app(editor: Editor, *, bound_to: str = "127.0.0.1") -> web.Applicatio
             with contextlib.suppress(RuntimeError):  # the loop has closed: nobody listens
                 loop.call_soon_threadsafe(hub.send, event, data, sid)
 
-    queue = PromptQueue(executor, send)
+    queue = PromptQueue(Executor(), send)
 
     def greeting(sid: str) -> list[tuple[str, dict[str, Any]]]:
         exec_info = {"queue_remaining": queue.remaining()}
@@ -84,7 +83,7 @@ def create_app(editor: Editor, *, bound_to: str = "127.0.0.1") -> web.Applicatio
     system = SystemRoutes(editor.version, keeper)
     pack = PackRoutes(editor.pack, core_scripts(editor.frontend))
     api = [
-        *ExecutionRoutes(executor, queue, editor.node_classes, editor.pack.module).routes(),
+        *ExecutionRoutes(queue, editor.node_classes, editor.pack.module).routes(),
         *Settings(editor.user).routes(),
         *UserData(editor.user).routes(),
         *FileRoutes(editor.host, MODEL_KINDS).routes(),

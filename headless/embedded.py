@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO
 
-from .workflow_errors import NotAWorkflowError
+from .workflow_errors import WorkflowError
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -25,7 +25,7 @@ def embedded_texts(path: Path) -> dict[str, str] | None:
     None if this is neither a PNG nor a safetensors file. Reads headers, not pixels or tensors.
 
     Raises:
-        NotAWorkflowError: for such a file that is damaged.
+        WorkflowError: for such a file that is damaged.
     """
     with path.open("rb") as file:
         start = file.read(9)
@@ -57,11 +57,9 @@ def _png_texts(file: BinaryIO, path: Path) -> dict[str, str]:
         try:
             keyword, text = _png_text(kind, data)
         except (ValueError, zlib.error) as error:
-            raise NotAWorkflowError(
-                f"{path}: a text chunk of this PNG is damaged: {error}"
-            ) from None
+            raise WorkflowError(f"{path}: a text chunk of this PNG is damaged: {error}") from None
         texts.setdefault(keyword, text)
-    raise NotAWorkflowError(f"{path}: this PNG ends before its end; it is damaged")
+    raise WorkflowError(f"{path}: this PNG ends before its end; it is damaged")
 
 
 def _png_text(kind: bytes, data: bytes) -> tuple[str, str]:
@@ -103,5 +101,5 @@ def _safetensors_texts(file: BinaryIO, path: Path) -> dict[str, str]:
     except (ValueError, TypeError, RecursionError):
         metadata = None
     if not isinstance(metadata, dict):
-        raise NotAWorkflowError(f"{path}: neither a workflow nor a whole safetensors file")
+        raise WorkflowError(f"{path}: neither a workflow nor a whole safetensors file")
     return {key: text for key, text in metadata.items() if isinstance(text, str)}

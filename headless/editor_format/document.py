@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from ..workflow_errors import BrokenWorkflowError
+from ..workflow_errors import WorkflowError
 
 INPUT_NODE = "-10"
 """The id that stands for a subgraph's inputs as the origin of links inside it."""
@@ -98,7 +98,7 @@ def read_ui_document(document: Mapping[str, Any]) -> UiDocument:
     """Read a saved workflow.
 
     Raises:
-        BrokenWorkflowError: naming the node or link that cannot be read.
+        WorkflowError: naming the node or link that cannot be read.
     """
     subgraphs = {}
     pending = [document]
@@ -117,7 +117,7 @@ def _read_graph(graph: Mapping[str, Any]) -> UiGraph:
     for raw in _list(graph.get("nodes")):
         node = _read_node(raw)
         if node.id in nodes:
-            raise BrokenWorkflowError(f"{node.label}: there is a second node with this id")
+            raise WorkflowError(f"{node.label}: there is a second node with this id")
         nodes[node.id] = node
     links = dict(_read_links(graph.get("links")))
     into_outputs = {
@@ -137,7 +137,7 @@ def _read_graph(graph: Mapping[str, Any]) -> UiGraph:
 
 def _read_node(raw: Any) -> UiNode:
     if not isinstance(raw, Mapping) or "id" not in raw or not isinstance(raw.get("type"), str):
-        raise BrokenWorkflowError(f"a node has no id or no type: {str(raw)[:100]}")
+        raise WorkflowError(f"a node has no id or no type: {str(raw)[:100]}")
     values = raw.get("widgets_values")
     named = raw.get("widgets_values_named")
     title = raw.get("title")
@@ -188,7 +188,7 @@ def _read_links(raw: Any) -> Iterator[tuple[str, UiLink]]:
         else:
             parts = _list(link)[:5]
         if len(parts) < 5 or not isinstance(parts[2], int) or not isinstance(parts[4], int):
-            raise BrokenWorkflowError(f"a link cannot be read: {str(link)[:100]}")
+            raise WorkflowError(f"a link cannot be read: {str(link)[:100]}")
         yield str(parts[0]), UiLink(str(parts[1]), parts[2], str(parts[3]), parts[4])
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..node_class import NodeClasses
-from ..validation.topological import sort_sources_first
-from ..workflow_errors import BrokenWorkflowError
+from ..topological import sort_sources_first
+from ..workflow_errors import WorkflowError
 from .document import BYPASSED, MUTED, UiDocument, UiGraph, UiNode
 from .widgets import has_widget
 
@@ -43,7 +43,7 @@ def open_scopes(document: UiDocument, classes: NodeClasses) -> list[Scope]:
     """The scope of the workflow, then those of all its live subgraph instances.
 
     Raises:
-        BrokenWorkflowError: if a subgraph contains itself.
+        WorkflowError: if a subgraph contains itself.
     """
     promoted, endless = _promoted_inputs(document, classes)
     scopes = [Scope(document.root)]
@@ -51,13 +51,13 @@ def open_scopes(document: UiDocument, classes: NodeClasses) -> list[Scope]:
     for scope in scopes:  # grows while it is walked
         count += len(scope.graph.nodes)
         if count > MOST_NODES:
-            raise BrokenWorkflowError(f"its subgraphs unfold into more than {MOST_NODES} nodes")
+            raise WorkflowError(f"its subgraphs unfold into more than {MOST_NODES} nodes")
         for node in scope.graph.nodes.values():
             graph = document.subgraphs.get(node.type)
             if graph is None or node.mode in (MUTED, BYPASSED):
                 continue
             if node.type in endless:
-                raise BrokenWorkflowError(f"{node.label}: the subgraph {graph.name!r} is in itself")
+                raise WorkflowError(f"{node.label}: the subgraph {graph.name!r} is in itself")
             child = Scope(graph, f"{scope.prefix}{node.id}:", scope, node)
             child.promoted = promoted[node.type]
             _read_values(child, node, child.promoted)
@@ -77,7 +77,7 @@ def _promoted_inputs(
         name: list(dict.fromkeys(n.type for n in graph.nodes.values() if n.type in subgraphs))
         for name, graph in subgraphs.items()
     }
-    order, endless = sort_sources_first(list(subgraphs), inner)
+    order, endless = sort_sources_first(inner)
     promoted: dict[str, Promoted] = {}
     for name in order:
         found = {}

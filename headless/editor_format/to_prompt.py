@@ -12,7 +12,7 @@ from typing import Any
 
 from ..graph import Link, Value
 from ..node_class import NodeClasses
-from ..workflow_errors import BrokenWorkflowError
+from ..workflow_errors import WorkflowError
 from .document import (
     BYPASSED,
     INPUT_NODE,
@@ -33,8 +33,8 @@ PRIMITIVE = "PrimitiveNode"
 EDITOR_ONLY = NOTES | {REROUTE, PRIMITIVE}
 
 
-def convert_ui_workflow(
-    workflow: Mapping[str, Any], node_classes: Mapping[str, type]
+def workflow_to_prompt(
+    workflow: Mapping[str, Any], classes: NodeClasses
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The prompt, and notes on what was left out or guessed.
 
@@ -42,9 +42,9 @@ def convert_ui_workflow(
     names them.
 
     Raises:
-        BrokenWorkflowError: naming the node.
+        WorkflowError: naming the node.
     """
-    converter = _Converter(read_ui_document(workflow), NodeClasses(node_classes))
+    converter = _Converter(read_ui_document(workflow), classes)
     return converter.convert(), tuple(converter.notes)
 
 
@@ -132,7 +132,7 @@ class _Converter:
                 found = self.resolved[key]
                 break
             if key in seen:
-                raise BrokenWorkflowError(
+                raise WorkflowError(
                     f"{node.label}, input '{entry.name}': its link runs in a circle through "
                     f"node {scope.prefix}{link.origin_id}"
                 )

@@ -184,6 +184,40 @@ def test_invalid_prompt_is_refused_with_reasons_by_node(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
+    "prompt", [[], {"1": 5}, {"nodes": []}], ids=["list", "node", "editor's format"]
+)
+def test_what_is_not_a_prompt_is_invalid(client: Client, prompt: Any) -> None:
+    async def test(client: Client) -> None:
+        response = await client.http.post("/prompt", json={"prompt": prompt})
+        answer = await response.json()
+        assert (response.status, answer["node_errors"]) == (400, {})
+        assert answer["error"]["type"] == "invalid_prompt"
+        assert (answer["error"]["details"], answer["error"]["extra_info"]) == ("", {})
+
+    client.run(test)
+
+
+def test_bad_nodes_beside_good_outputs_are_in_the_answer(client: Client) -> None:
+    async def test(client: Client) -> None:
+        prompt = show(5) | {"9": {"class_type": "Nothing", "inputs": {}}}
+        response = await client.http.post("/prompt", json={"prompt": prompt})
+        answer = await response.json()
+        assert response.status == 200
+        assert answer["node_errors"]["9"]["errors"][0]["type"] == "missing_node_type"
+
+    client.run(test)
+
+
+def test_history_says_that_each_result_is_its_nodes_own(client: Client) -> None:
+    async def test(client: Client) -> None:
+        item = await client.finished(await client.queue(show(5)))
+        own = {"node_id": "2", "display_node": "2", "parent_node": None, "real_node_id": "2"}
+        assert item["meta"] == {"2": own}
+
+    client.run(test)
+
+
+@pytest.mark.parametrize(
     ("body", "status"),
     [
         (b"{", 400),

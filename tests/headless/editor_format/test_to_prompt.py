@@ -1,8 +1,9 @@
 import pytest
 from fake_graph import fake_node
 from sd2_clip.headless.editor_format.document import read_ui_document
-from sd2_clip.headless.editor_format.to_prompt import convert_ui_workflow
-from sd2_clip.headless.workflow_errors import BrokenWorkflowError
+from sd2_clip.headless.editor_format.to_prompt import workflow_to_prompt
+from sd2_clip.headless.node_class import NodeClasses
+from sd2_clip.headless.workflow_errors import WorkflowError
 from ui_canvas import Canvas
 
 TEXT = ("STRING", {"multiline": True})
@@ -39,7 +40,7 @@ CLASSES = {
 
 def convert(canvas, version=0.4):
     document = canvas if isinstance(canvas, dict) else canvas.document(version)
-    return convert_ui_workflow(document, CLASSES)[0]
+    return workflow_to_prompt(document, NodeClasses(CLASSES))[0]
 
 
 def inputs(canvas, node_id):
@@ -47,7 +48,7 @@ def inputs(canvas, node_id):
 
 
 def notes(canvas):
-    return convert_ui_workflow(canvas.document(), CLASSES)[1]
+    return workflow_to_prompt(canvas.document(), NodeClasses(CLASSES))[1]
 
 
 def basic():
@@ -224,7 +225,7 @@ def test_reroutes_in_a_circle_are_an_error():
     canvas.link(7, 0, 8, "")
     canvas.link(8, 0, 7, "")
     canvas.link(8, 0, 2, "clip")
-    with pytest.raises(BrokenWorkflowError, match=r"node 2 .*'clip'.* in a circle"):
+    with pytest.raises(WorkflowError, match=r"node 2 .*'clip'.* in a circle"):
         convert(canvas)
 
 
@@ -376,7 +377,7 @@ def test_group_node_of_old_editors_is_noted():
     document = basic().document()
     document["nodes"].append({"id": 9, "type": "workflow>Mine"})
     document["extra"]["groupNodes"] = {"Mine": {"nodes": []}}
-    _, said = convert_ui_workflow(document, CLASSES)
+    _, said = workflow_to_prompt(document, NodeClasses(CLASSES))
     assert said[0].startswith("node 9 (workflow>Mine): group nodes are not supported")
 
 
@@ -413,5 +414,5 @@ def test_source_that_is_not_there_is_noted():
     ],
 )
 def test_damage_is_named(damage, words):
-    with pytest.raises(BrokenWorkflowError, match=words):
+    with pytest.raises(WorkflowError, match=words):
         convert({"nodes": [], "links": [], **damage})
