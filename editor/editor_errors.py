@@ -1,4 +1,4 @@
-"""The errors of starting the editor."""
+"""The error of starting the editor."""
 
 from ..sd2.errors import SD2ClipError
 

@@ -1,4 +1,4 @@
-"""Prompts that wait, the one that runs, and those that have run."""
+"""Queues prompts, runs them one by one, and keeps their history."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LONGEST_HISTORY = 1_000
 
 @dataclass
 class Job:
-    """A prompt on its way. Only the queue changes it."""
+    """A queued, running or finished prompt. Only the queue changes it."""
 
     number: float
     prompt: Any
@@ -42,7 +42,7 @@ class Job:
     started: int | None = None
     ended: int | None = None
     node: str | None = None
-    """The node at work."""
+    """The running node."""
     messages: list[list[Any]] = field(default_factory=list)
     """The ``execution_...`` events, each ``[name, data]``."""
     outputs: dict[str, Any] = field(default_factory=dict)
@@ -86,7 +86,7 @@ def _now() -> int:
 
 
 class PromptQueue:
-    """Runs prompts one after the other in a thread of its own. Safe to use from any thread."""
+    """Runs prompts one after the other, in its own thread. May be used from any thread."""
 
     def __init__(self, executor: Executor, send: Send) -> None:
         self._executor = executor
@@ -105,7 +105,7 @@ class PromptQueue:
         self._thread.start()
 
     def stop(self, timeout: float) -> bool:
-        """Interrupt what runs, take on nothing more; False if a node did not stop in time."""
+        """Interrupt the running prompt and start no other; False if a node did not stop in time."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -114,7 +114,7 @@ class PromptQueue:
             self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    # What clients ask for
+    # Changes
 
     def next_number(self, *, front: bool) -> float:
         number = next(self._numbers)
@@ -127,7 +127,7 @@ class PromptQueue:
         self._send_status()
 
     def cancel(self, prompt_ids: Collection[str]) -> list[str]:
-        """Take prompts out of the queue, and interrupt one that runs; the ids found."""
+        """Remove prompts from the queue, interrupt the running one; return the ids found."""
         with self._changed:
             found = [job.prompt_id for _, _, job in self._pending if job.prompt_id in prompt_ids]
         for prompt_id in found:
@@ -140,7 +140,7 @@ class PromptQueue:
         return found
 
     def remove(self, prompt_id: str | None = None) -> None:
-        """Take one waiting prompt, or all, out of the queue."""
+        """Remove one waiting prompt, or all, from the queue."""
         with self._changed:
             self._pending = [
                 entry
@@ -151,7 +151,7 @@ class PromptQueue:
         self._send_status()
 
     def interrupt(self, prompt_id: str | None = None) -> None:
-        """Stop the prompt that runs, or only if it is *prompt_id*."""
+        """Interrupt the running prompt; with *prompt_id*, only if it is that one."""
         with self._changed:
             if self._running is None or prompt_id not in (None, self._running.prompt_id):
                 return
@@ -159,20 +159,20 @@ class PromptQueue:
             self._executor.interrupt()
 
     def forget_results(self) -> None:
-        """Free the memory of all cached results, now or after the running prompt."""
+        """Delete all cached results, now or after the running prompt."""
         with self._changed:
             self._forget_results = True
             self._changed.notify_all()
 
     def forget_history(self, prompt_id: str | None = None) -> None:
-        """Drop one finished prompt, or all."""
+        """Delete one finished prompt, or all, from the history."""
         with self._changed:
             if prompt_id is None:
                 self._history.clear()
             else:
                 self._history.pop(prompt_id, None)
 
-    # What clients want to know
+    # State
 
     def running(self) -> list[Job]:
         with self._changed:
@@ -183,7 +183,7 @@ class PromptQueue:
             return [job for _, _, job in sorted(self._pending, key=lambda entry: entry[:2])]
 
     def history(self) -> list[Job]:
-        """Those that have run, the oldest first."""
+        """Return the finished prompts, the oldest first."""
         with self._changed:
             return list(self._history.values())
 
@@ -216,7 +216,7 @@ class PromptQueue:
     def _run(self, job: Job) -> None:
         def listen(event: str, data: dict[str, Any]) -> None:
             if event == "execution_start" and job.interrupted:
-                self._executor.interrupt()  # asked for before the run could hear it
+                self._executor.interrupt()  # requested before the run had begun
             if event == "executing":
                 job.node = data["node"]
             if event == "execution_error":
@@ -252,7 +252,7 @@ class PromptQueue:
             self._history[job.prompt_id] = job
             while len(self._history) > LONGEST_HISTORY:
                 del self._history[next(iter(self._history))]
-        # Clients take this as the sign that history is complete.
+        # For clients this means that the history is complete.
         self._send("executing", {"node": None, "prompt_id": job.prompt_id}, job.client_id)
         self._send_status()
 

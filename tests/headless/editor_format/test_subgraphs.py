@@ -264,7 +264,7 @@ def test_subgraph_in_itself_is_an_error():
     inner.add(8, "sub", inputs="clip:CLIP", outputs="C:COND")
     canvas = outside()
     canvas.define("sub", inner, inputs="clip:CLIP", outputs="C:COND")
-    with pytest.raises(WorkflowError, match="Subgraph sub' is in itself"):
+    with pytest.raises(WorkflowError, match="Subgraph sub' contains itself"):
         convert(canvas)
 
 

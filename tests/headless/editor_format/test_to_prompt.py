@@ -392,7 +392,7 @@ def test_socket_of_a_combo_may_list_its_choices():
 def test_link_that_is_not_there_is_noted():
     canvas = basic()
     canvas.links.clear()
-    assert "node 2 (Encode): input 'clip' names link 1, which is not there; ignored" in notes(
+    assert "node 2 (Encode): input 'clip' names link 1, which does not exist; ignored" in notes(
         canvas
     )
 
@@ -400,7 +400,7 @@ def test_link_that_is_not_there_is_noted():
 def test_source_that_is_not_there_is_noted():
     canvas = basic()
     del canvas.nodes[1]
-    assert notes(canvas) == ("a link comes from node 1, which is not there; ignored",)
+    assert notes(canvas) == ("a link comes from node 1, which does not exist; ignored",)
 
 
 @pytest.mark.parametrize(
@@ -408,7 +408,7 @@ def test_source_that_is_not_there_is_noted():
     [
         pytest.param({"nodes": [5]}, "no id or no type", id="node is a number"),
         pytest.param({"nodes": [{"id": 1}]}, "no id or no type", id="node without type"),
-        pytest.param({"nodes": [{"id": 1, "type": "A"}] * 2}, "second node", id="two ids"),
+        pytest.param({"nodes": [{"id": 1, "type": "A"}] * 2}, "two nodes have this id", id="two ids"),
         pytest.param({"links": [[1, 2, 0]]}, "link cannot be read", id="short link"),
         pytest.param({"links": [[1, 2, "x", 3, 0, "*"]]}, "link cannot be read", id="slot is text"),
     ],
