@@ -15,8 +15,8 @@ PACKAGE = "comfyui_frontend_package"
 def find_frontend() -> Path:
     """Find the folder with the frontend's ``index.html``."""
     spec = importlib.util.find_spec(PACKAGE)
-    for place in (spec.submodule_search_locations or ()) if spec else ():
-        folder = Path(place) / "static"
+    for location in (spec.submodule_search_locations or ()) if spec else ():
+        folder = Path(location) / "static"
         if (folder / "index.html").is_file():
             return folder
     raise EditorError(

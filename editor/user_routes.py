@@ -121,12 +121,12 @@ class UserData:
         found = []
         for path in sorted(folder.iterdir()):
             if path.is_dir() or _is_users(path):
-                place = path.relative_to(self._folder).as_posix()
-                entry = {"name": path.name, "path": place}
+                relative = path.relative_to(self._folder).as_posix()
+                entry = {"name": path.name, "path": relative}
                 if path.is_dir():
                     found.append(entry | {"type": "directory"})
                 else:
-                    found.append(entry | {"type": "file"} | _info(path, place))
+                    found.append(entry | {"type": "file"} | _info(path, relative))
         return reply(found)
 
     async def read(self, request: web.Request) -> web.StreamResponse:
@@ -163,8 +163,8 @@ class UserData:
         return self._saved(request, target)
 
     def _saved(self, request: web.Request, path: Path) -> web.Response:
-        place = path.relative_to(self._folder).as_posix()
-        answer = _info(path, place) if _flag(request, "full_info") else place
+        relative = path.relative_to(self._folder).as_posix()
+        answer = _info(path, relative) if _flag(request, "full_info") else relative
         return web.json_response(answer, dumps=dumps)
 
 
