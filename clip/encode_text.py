@@ -100,7 +100,8 @@ def encode_text(clip: Clip, text: str, **options: Any) -> EncodedText:
             ]
         schedule_of = dict(_schedule_of(prompt))
         conditioning += [[cond, {**given, **schedule_of}] for cond, given in encoded[prompt.text]]
-    return EncodedText(conditioning, f"{schedule.report()}\n{layer_text(clip)}")
+    report = [schedule.report(), layer_text(clip), pooled_text(clip)]
+    return EncodedText(conditioning, "\n".join(filter(None, report)))
 
 
 def _at_layer(clip: Clip, stop_at_clip_layer: int) -> Clip:
@@ -202,10 +203,16 @@ def layer_text(clip: Clip) -> str:
     layer_idx = default[1] if clip.layer_idx is None else clip.layer_idx
     number = count if layer_idx is None else layer_idx % count + 1
     known = {count: "the very last", count - 1: "SD2's default"}
-    absent = getattr(inner, "identity_layers", ())
-    if number - 1 in absent:
+    setup = getattr(inner, "setup", None)
+    if setup is not None and number - 1 in setup.placeholder_layers:
         return f"layer {number} of {count}, absent from the file: same as layer {count - 1}"
     return ", ".join(filter(None, (f"layer {number} of {count}", known.get(number))))
+
+
+def pooled_text(clip: Clip) -> str:
+    """Say how pooled vectors differ from those of a complete file; "" if they do not."""
+    limits = getattr(clip.cond_stage_model.clip_h, "pooled_limits", None)
+    return limits() if limits is not None else ""
 
 
 def embeddings_fingerprint(text: str | None, syntax: str | None = "comfy") -> str:

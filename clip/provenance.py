@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..host.interface import Clip, Conditioning
     from ..sd2.tokens.tokenized_text import TokenizedText
     from .encode_options import EncodeOptions
-    from .load_clip import EncoderSource
+    from .source import EncoderSource
 
 RECORD_KEY = "sd2_clip"
 """In the options of a conditioning entry: its ``EncodingRecord``; in a file, the record as JSON."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from math import isnan
 from os import PathLike
@@ -87,7 +88,8 @@ class CaptionEncoder:
             layer_idx=self._layer_idx,
             model_options=self._model_options,
         )
-        clip.cond_stage_model.clip_h.recall = None
+        encoder = clip.cond_stage_model.clip_h
+        encoder.setup = replace(encoder.setup, cache=None)
         return clip
 
     @property
@@ -106,7 +108,7 @@ class CaptionEncoder:
         return {
             "weights_sha256": model.source.digest(),
             "layer": f"{layer} of {model.clip_h.num_layers}, final layer norm applied",
-            "computed_in": str(model.clip_h.compute_dtype).removeprefix("torch."),
+            "computed_in": str(model.clip_h.setup.compute_dtype).removeprefix("torch."),
             "weights_in": str(model.source.placement.dtype).removeprefix("torch."),
             "stored_in": str(self.store).removeprefix("torch."),
             "pooled": self.pooled,

@@ -1,7 +1,6 @@
-"""oneDNN's matrix product on the CPU, on weights as they are and on weights laid out for it.
+"""oneDNN's matrix product on the CPU, with weights as stored and with weights in its own layout.
 
-Both are how torch.compile calls oneDNN, and no public names of torch's, so they must first prove
-themselves on a small product.
+Both are private operations that torch.compile uses, so each is checked on a small product first.
 """
 
 from __future__ import annotations
@@ -21,18 +20,18 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 torch's own name for it
 from torch.utils.weak import WeakIdKeyDictionary
 
-from .weights_fingerprint import TensorSnapshot, is_plain
+from .weights_fingerprint import TensorFingerprint, is_plain
 
 log = logging.getLogger("sd2_clip")
 
 PACK_AFTER: float = 16
-"""Products of few rows that a weight meets before it is packed; ``math.inf``: it never is.
+"""Products of few rows with a weight before it is packed; ``math.inf``: it is never packed.
 
 Packing takes as long as two to six prompts do, and then saves a sixth of each.
 """
 
 FEW_ROWS = 256
-"""Up to three chunks. With more, packing gains a twentieth: not worth memory of one's own."""
+"""Up to three chunks. With more, packing saves a twentieth: not worth the memory."""
 
 _PAGE = mmap.PAGESIZE
 _PAGEMAP, _MAPS = Path("/proc/self/pagemap"), Path("/proc/self/maps")
@@ -43,12 +42,12 @@ _OF_A_FILE = 1 << 61  # or of memory that processes share
 
 @cache
 def linear_pointwise() -> Any:
-    """torch's fused product ``(x, w, b, activation, [], algorithm)``; None: not here.
+    """Return torch's fused product ``(x, w, b, activation, [], algorithm)``, None if unavailable.
 
     At a prompt's 77 rows it computes about 1.5 times as fast as ``F.linear`` (MKL).
     """
     if platform.machine().lower() not in ("x86_64", "amd64"):
-        return None  # never measured there
+        return None  # not measured on other processors
     try:
         product = torch.ops.mkldnn._linear_pointwise
         _prove(product, lambda weight: weight)
@@ -60,9 +59,9 @@ def linear_pointwise() -> Any:
 
 @cache
 def reorder_weight() -> Any:
-    """torch's ``(w, rows) -> w`` in the layout that oneDNN would compute in; None: not here.
+    """Return torch's ``(w, rows) -> w`` in oneDNN's own layout, None if unavailable.
 
-    It saves every product from laying *w* out again: a sixth of the time at 77 rows.
+    Products with the result need not reorder *w*: a sixth of the time at 77 rows.
     """
     try:
         if linear_pointwise() is None or not _PAGEMAP.exists():
@@ -89,7 +88,7 @@ def _prove(product: Any, prepare: Any) -> None:
 class _Packed(NamedTuple):
     weight: Tensor
     """In oneDNN's layout."""
-    of: TensorSnapshot
+    of: TensorFingerprint
     """The weight that it was made of, which must not live on here."""
 
 
@@ -112,7 +111,7 @@ def packed(weight: Tensor, rows: int) -> Tensor:
     """
     known = _packed.get(weight, 0)
     if isinstance(known, _Packed):
-        if known.of.holds([weight]):
+        if known.of.matches([weight]):
             return known.weight
         forget(weight)
         known = 0
@@ -136,14 +135,14 @@ def _pack(weight: Tensor) -> Tensor:
         return known.weight
     if not _is_as_in_file(weight):
         return weight
-    before = TensorSnapshot([weight])
+    before = TensorFingerprint([weight])
     try:
         twin = reorder_weight()(weight.detach(), FEW_ROWS)
     except RuntimeError as error:  # no memory
         _say_once(f"Weights could not be packed for speed, so they are used as they are: {error}")
         return weight
     # Another thread may have loaded other numbers meanwhile.
-    if not before.holds([weight]) or not _is_as_in_file(weight):
+    if not before.matches([weight]) or not _is_as_in_file(weight):
         return weight
     _give_back(weight)
     _packed[weight] = _Packed(twin, before)

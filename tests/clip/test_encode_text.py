@@ -1,5 +1,6 @@
 """Texts encoded through the handle: weightings, schedules, layers, long prompts and embeddings."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import layouts
@@ -161,7 +162,8 @@ def test_the_report_names_the_absolute_layer(layer, words, clip):
 
 
 def test_a_layer_that_the_file_lacks_is_called_absent(clip):
-    clip.cond_stage_model.clip_h.identity_layers = frozenset([3])
+    encoder = clip.cond_stage_model.clip_h
+    encoder.setup = replace(encoder.setup, placeholder_layers=frozenset([3]))
     other = clip.clone()
     other.clip_layer(-1)
     assert layer_text(other) == "layer 4 of 4, absent from the file: same as layer 3"

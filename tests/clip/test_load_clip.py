@@ -50,8 +50,8 @@ def test_the_last_layer_of_a_short_file_is_its_penultimate_and_that_is_said(shor
     clip = load(short_file, layer="last")
     penultimate = load(short_file)
     torch.testing.assert_close(clip.encode(TEXT), penultimate.encode(TEXT))
-    assert "layer 4 was chosen, but the file has 3" in caplog.text
-    assert "layer 4 was chosen, but the file has 3" in clip.cond_stage_model.source.describe()
+    assert "the file has only 3" in caplog.text
+    assert "layer 4 is not in the file" in clip.cond_stage_model.source.describe()
 
 
 def test_a_layer_set_later_on_a_short_file_is_said_too(short_file, caplog):
