@@ -89,25 +89,25 @@ class _Packed(NamedTuple):
     weight: Tensor
     """In oneDNN's layout."""
     of: TensorFingerprint
-    """The weight that it was made of, which must not live on here."""
+    """The fingerprint of the original weight, which must not be kept alive here."""
 
 
 _packed: MutableMapping[Tensor, _Packed | int] = WeakIdKeyDictionary()
-"""Of each weight: its packed twin, or how often it was used so far."""
+"""For each weight: its packed copy, or the number of its uses so far."""
 
 packing = threading.RLock()
-"""Held while a weight is packed; whoever loads other numbers into one holds it too, lest the file's
-come back when its pages are given back."""
+"""Held while a weight is packed, and while other values are loaded into one: otherwise the file's
+values would return when the weight's pages are released."""
 
 
 def packed(weight: Tensor, rows: int) -> Tensor:
-    """What to multiply *rows* rows with: a packed twin of *weight*, or *weight* itself.
+    """Return what to multiply *rows* rows with: a packed copy of *weight*, or *weight* itself.
 
-    Only a frozen float32 weight that is mapped from a file and that nobody changed gets a twin,
-    because its own memory can then be given back: the numbers stay in the page cache, and whoever
-    touches the weight (``state_dict``, a LoRA) finds them there. So an encoder never lies in memory
-    twice. All layers with the same weight share the twin, and it goes when the weight goes. A
-    weight that is changed later is seen at the next product, and is computed with as it is.
+    Only a frozen float32 weight that is mapped from a file and unchanged gets a packed copy,
+    because its own memory can then be released: its values stay in the page cache, where an access
+    to the weight (``state_dict``, a LoRA) finds them. So an encoder is never in memory twice. All
+    layers with the same weight share the copy, which is freed with the weight. A later change of
+    the weight is detected at the next product, which then uses the weight itself.
     """
     known = _packed.get(weight, 0)
     if isinstance(known, _Packed):
@@ -125,13 +125,13 @@ def packed(weight: Tensor, rows: int) -> Tensor:
 
 
 def forget(weight: Tensor) -> None:
-    """Let go of the packed twin, if there is one."""
+    """Free the packed copy, if there is one."""
     _packed.pop(weight, None)
 
 
 def _pack(weight: Tensor) -> Tensor:
     known = _packed.get(weight)
-    if isinstance(known, _Packed):  # another thread was quicker
+    if isinstance(known, _Packed):  # another thread was faster
         return known.weight
     if not _is_as_in_file(weight):
         return weight
@@ -141,7 +141,7 @@ def _pack(weight: Tensor) -> Tensor:
     except RuntimeError as error:  # no memory
         _say_once(f"Weights could not be packed for speed, so they are used as they are: {error}")
         return weight
-    # Another thread may have loaded other numbers meanwhile.
+    # Another thread may have loaded other values meanwhile.
     if not before.matches([weight]) or not _is_as_in_file(weight):
         return weight
     _give_back(weight)
@@ -155,7 +155,7 @@ def _say_once(message: str) -> None:
 
 
 def _is_as_in_file(weight: Tensor) -> bool:
-    """Whether all memory that *weight* takes is the page cache's: mapped and never written to."""
+    """Tell whether all memory of *weight* is in the page cache: mapped and never written to."""
     if not (is_plain(weight) and weight.dtype == torch.float32 and weight.is_contiguous()):
         return False
     first = weight.data_ptr() // _PAGE
@@ -173,7 +173,7 @@ def _is_as_in_file(weight: Tensor) -> bool:
 
 
 def _is_private_file(start: int, end: int) -> bool:
-    """Whether these addresses are one mapping of a file that shows nobody what is written to it."""
+    """Tell whether these addresses are in one private mapping of a file."""
     for line in _MAPS.read_text().splitlines():
         span, permissions, _, _, inode = line.split(maxsplit=5)[:5]
         first, last = (int(address, 16) for address in span.split("-"))
@@ -183,7 +183,7 @@ def _is_private_file(start: int, end: int) -> bool:
 
 
 def _give_back(weight: Tensor) -> None:
-    """Unmap the pages of a weight that ``_is_as_in_file``; touching it maps them again."""
+    """Release the pages of a weight that ``_is_as_in_file``; an access maps them again."""
     first = -(-weight.data_ptr() // _PAGE) * _PAGE
     last = (weight.data_ptr() + weight.nbytes) // _PAGE * _PAGE
     if last > first:

@@ -169,6 +169,15 @@ def test_a_layer_that_the_file_lacks_is_called_absent(clip):
     assert layer_text(other) == "layer 4 of 4, absent from the file: same as layer 3"
 
 
+def test_the_report_says_how_the_pooled_vector_is_limited(clip):
+    encoder = clip.cond_stage_model.clip_h
+    encoder.setup = replace(encoder.setup, placeholder_projection=True)
+    assert encode_text(clip, "x").report.splitlines()[-2:] == [
+        "layer 3 of 4, SD2's default",
+        "the pooled vector is not projected: the file has no text projection",
+    ]
+
+
 def test_splitting_between_words_changes_only_where_chunks_end(clip):
     text = "a " + "supercalifragilistic " * 40
     assert "cut by the end of a chunk" in encode_text(clip, text).report

@@ -8,139 +8,30 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from types import ModuleType, SimpleNamespace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import tiny
 import torch
+from fake_comfyui import CPU, GPU0, GPU1, FakeComfy, ManualCast, NewCLIP, OldCLIP, OldManualCast
 from sd2_clip import host as hosts
 from sd2_clip.host.interface import DevicePlacement
 from sd2_clip.sd2.errors import OptionError, SD2ClipError
 from sd2_clip.sd2.lora.weight_adapters import Change, LowRank
 from sd2_clip.sd2.model import ops as operations
 
-CPU = torch.device("cpu")
-GPU0, GPU1 = torch.device("cuda", 0), torch.device("cuda", 1)
-
-
-class Patcher:
-    """Remembers devices; moves nothing."""
-
-    def __init__(self, model: Any, load_device: torch.device, offload_device: torch.device) -> None:
-        self.model = model
-        self.load_device = load_device
-        self.offload_device = offload_device
-
-
-class NewCLIP:
-    """``comfy.sd.CLIP`` as it is today, as far as it touches its arguments."""
-
-    def __init__(
-        self,
-        target: Any = None,
-        embedding_directory: Any = None,
-        no_init: bool = False,
-        tokenizer_data: Any = None,
-        parameters: int = 0,
-        state_dict: Any = (),
-        model_options: Any = None,
-        disable_dynamic: bool = False,
-    ) -> None:
-        options = model_options or {}
-        self.disable_dynamic = disable_dynamic
-        params = target.params.copy()
-        params["dtype"] = options["dtype"]
-        params["device"] = options["initial_device"]
-        params["model_options"] = options
-        self.cond_stage_model = target.clip(**params)
-        self.tokenizer = target.tokenizer(
-            embedding_directory=embedding_directory, tokenizer_data=tokenizer_data
-        )
-        self.patcher = Patcher(
-            self.cond_stage_model, options["load_device"], options["offload_device"]
-        )
-        self.patcher.cached_patcher_init = None
-
-
-class OldCLIP:
-    """``comfy.sd.CLIP`` of December 2023."""
-
-    def __init__(
-        self, target: Any = None, embedding_directory: Any = None, no_init: bool = False
-    ) -> None:
-        params = target.params.copy()
-        params["device"], params["dtype"] = CPU, torch.float16
-        self.cond_stage_model = target.clip(**params)
-        self.tokenizer = target.tokenizer(embedding_directory=embedding_directory)
-        self.patcher = Patcher(self.cond_stage_model, GPU0, CPU)
-        self.patcher.current_device = CPU
-
-
-class ManualCast:
-    Linear = operations.Linear
-    LayerNorm = operations.LayerNorm
-
-    class Embedding(torch.nn.Embedding):
-        """Known again by its class."""
-
-
-class OldManualCast:
-    Linear = operations.Linear
-    LayerNorm = operations.LayerNorm
-
-
-class FakeComfy:
-    """All modules of ComfyUI that the host touches; tests change them."""
-
-    def __init__(self) -> None:
-        self.folders = SimpleNamespace(
-            folder_names_and_paths={},
-            get_folder_paths=self._folder_paths,
-            get_input_directory=lambda: "in",
-            get_output_directory=lambda: "out",
-        )
-        self.management = SimpleNamespace(
-            get_torch_device=lambda: GPU0,
-            get_all_torch_devices=lambda: [GPU0, GPU1],
-            text_encoder_device=lambda: GPU0,
-            text_encoder_offload_device=lambda: CPU,
-            text_encoder_dtype=lambda device: torch.float16,
-            intermediate_device=lambda: CPU,
-            supports_cast=lambda device, dtype: True,
-        )
-        self.ops = SimpleNamespace(manual_cast=ManualCast)
-        self.sd = SimpleNamespace(CLIP=NewCLIP)
-        self.lora = SimpleNamespace(load_lora=lambda lora, to_load: {})
-
-    def _folder_paths(self, kind: str) -> list[str]:
-        paths: list[str] = self.folders.folder_names_and_paths[kind][0]
-        return list(paths)
-
-    def only_cpu(self) -> None:
-        self.management.get_torch_device = lambda: CPU
-        self.management.get_all_torch_devices = lambda: [CPU]
-        self.management.text_encoder_device = lambda: CPU
-
 
 @pytest.fixture
 def comfy(monkeypatch: pytest.MonkeyPatch) -> FakeComfy:
     fake = FakeComfy()
-    package = ModuleType("comfy")
-    modules = {
-        "comfy.model_management": fake.management,
-        "comfy.ops": fake.ops,
-        "comfy.sd": fake.sd,
-        "comfy.lora": fake.lora,
-    }
-    for name, module in modules.items():
-        setattr(package, name.partition(".")[2], module)
+    for name, module in fake.modules().items():
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setitem(sys.modules, "comfy", package)
-    monkeypatch.setitem(sys.modules, "folder_paths", fake.folders)
     return fake
 
 
@@ -377,6 +268,52 @@ def test_the_encoder_and_a_second_one_get_the_facts_of_their_source(host: Any) -
 def test_where_no_second_patcher_is_asked_for_none_is_offered(host: Any, comfy: FakeComfy) -> None:
     comfy.sd.CLIP = OldCLIP
     assert not hasattr(build(host).patcher, "cached_patcher_init")
+
+
+# What is imported
+
+ROOT = Path(__file__).parents[2]
+
+CHILD = """
+import sys, types
+sys.path[:0] = [SUPPORT]
+import torch
+
+module = torch.nn.modules.module
+public = types.ModuleType(module.__name__)
+vars(public).update({n: v for n, v in vars(module).items() if not n.startswith("_")})
+sys.modules[module.__name__] = torch.nn.modules.module = public
+
+from fake_comfyui import FakeComfy
+comfy = FakeComfy()
+comfy.only_cpu()
+sys.modules.update(comfy.modules())
+import sd2_clip
+clip = sd2_clip.load_clip(FILE, dtype="fp32", model_options={"clip_h_model_config": CONFIG})
+assert type(sd2_clip.host.current()).__name__ == "ComfyUIHost"
+tokens = clip.tokenizer.tokenize_with_weights("a (cat:1.2)")
+cond, pooled = clip.cond_stage_model.encode_token_weights(tokens)
+assert cond.shape == (1, 77, 32) and cond.isfinite().all() and pooled.isfinite().all()
+print(*(name for name in sys.modules if name.startswith("sd2_clip.")))
+"""
+
+
+def test_inside_comfyui_no_private_name_of_torch_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "sd2_clip").symlink_to(ROOT, target_is_directory=True)
+    values = {
+        "SUPPORT": str(ROOT / "tests" / "support"),
+        "FILE": str(tiny.GOLDEN / "tiny_text_encoder.safetensors"),
+        "CONFIG": tiny.CONFIG,
+    }
+    program = "".join(f"{name} = {value!r}\n" for name, value in values.items()) + CHILD
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    imported = set(done.stdout.split())
+    assert "sd2_clip.sd2.model.sd_clip" in imported
+    for name in ("ops", "onednn", "encode_cache", "weights_fingerprint"):
+        assert f"sd2_clip.sd2.model.{name}" not in imported
 
 
 # LoRA
