@@ -65,9 +65,8 @@ class EncoderSource:
 
     def describe(self) -> str:
         """Describe what was found and loaded, in lines for people: the loader node's ``info``."""
-        place = self.placement
-        dtype = str(place.dtype).removeprefix("torch.")
-        lines = [("Loaded", f"as {dtype}, encodes on {place.load_device}")]
+        dtype = str(self.placement.dtype).removeprefix("torch.")
+        lines = [("Loaded", f"as {dtype}, encodes on {self.placement.load_device}")]
         real = self.detection.num_layers
         lines += [
             ("Placeholder", f"layer {number + 1} is not in the file; its states are layer {real}'s")
