@@ -9,8 +9,9 @@ import torch
 from sd2_clip import NODE_CLASS_MAPPINGS
 from sd2_clip.clip import load_clip
 from sd2_clip.clip.encode_options import ENCODE_OPTIONS, EncodeOptions
-from sd2_clip.headless.editor_format.to_prompt import convert_ui_workflow
 from sd2_clip.headless.execution.executor import Executor
+from sd2_clip.headless.validation.validate import validate
+from sd2_clip.headless.workflow import load_workflow, read_prompt
 
 TEXT = "a (cat:1.2) and embedding:style"
 
@@ -127,16 +128,15 @@ def test_an_old_workflow_with_the_input_masking_still_runs(clip, standalone, mon
         return clip
 
     monkeypatch.setattr(load_clip, "load_clip", load_small)
-    executor = Executor(NODE_CLASS_MAPPINGS)
-    validation = executor.validate(old_prompt())
+    validation = validate(read_prompt(old_prompt(), NODE_CLASS_MAPPINGS))
     assert list(validation.lines()) == []
-    execution = executor.execute(validation)
+    execution = Executor().execute(validation)
     assert execution.error is None, str(execution.error)
     assert (standalone.output_directory() / "old_00001_.safetensors").exists()
 
 
 def test_an_old_document_with_the_widget_masking_is_still_converted():
-    prompt, _ = convert_ui_workflow(old_document(), NODE_CLASS_MAPPINGS)
+    prompt = load_workflow(old_document(), NODE_CLASS_MAPPINGS).prompt
     [inputs] = [n["inputs"] for n in prompt.values() if n["class_type"] == "EncodeSD2Text"]
     assert inputs["chunk_split"] == "tokens"
     assert set(inputs) == {"clip", "text", *ENCODE_OPTIONS}
