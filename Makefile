@@ -1,34 +1,54 @@
 # Two commands set everything up on a machine that has Python 3.10 or newer and nothing else:
 #   make demo    encodes a first prompt without ComfyUI (CHECKPOINT=file for a real SD2 file)
-#   make test    runs every check
+#   make test    runs the checks
 PYTHON ?= python3
 # A fixed CPU-capable torch for these two environments only; users' own torch is never touched.
 TORCH := torch==2.13.0
 PIP := -m pip install --quiet --disable-pip-version-check
+PYTEST := .venv/test/bin/python -m pytest
+# What needs a browser, a heavy peer or an hour has commands of its own.
+ELSEWHERE := not browser and not oracle and not nightly
 
-.PHONY: demo test test-oracles lint bench clean
+.PHONY: help demo test test-fast test-oracles test-comfyui nightly lint format bench clean
 
-demo: .venv/demo/ready
+help: ## List the commands
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' Makefile | column -t -s '|'
+
+demo: .venv/demo/ready ## Encode a first prompt without ComfyUI (CHECKPOINT=file for a real one)
 	.venv/demo/bin/sd2-clip demo --output demo $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
 
-# The real frontend in a browser: .ci/browser. Heavy peers: make test-oracles.
-test: .venv/test/ready lint
-	.venv/test/bin/python -m pytest -m "not browser and not oracle"
+test: .venv/test/ready lint ## Run the checks: lint, types and all tests but the browser's
+	$(PYTEST) -n 2 -m "$(ELSEWHERE)"
+
+test-fast: .venv/test/ready ## Run what takes less than a minute: no real sizes, no commands, no browser
+	$(PYTEST) -n 2 -m "$(ELSEWHERE) and not full_size and not slow and not comfyui"
 
 # open_clip brings torchvision, which must fit torch: PyPI's fits the pinned one.
-test-oracles: .venv/test/ready
+test-oracles: .venv/test/ready ## Compare with heavy peers such as open_clip
 	.venv/test/bin/python $(PIP) open_clip_torch "$(TORCH)"
-	.venv/test/bin/python -m pytest -m oracle
+	$(PYTEST) -m oracle
 
-lint: .venv/test/ready
+test-comfyui: ## Run our nodes in a real ComfyUI: COMFYUI_DIR=folder COMFYUI_PYTHON=python that runs it
+	"$(COMFYUI_PYTHON)" -m pytest tests/comfyui $(COMFYUI_TESTS)
+
+nightly: .venv/test/ready ## Run all that is too long for .ci/run
+	.ci/run
+	$(MAKE) test-oracles
+	$(PYTEST) -m nightly
+	$(if $(COMFYUI_DIR),$(MAKE) test-comfyui)
+
+lint: .venv/test/ready ## Check style and types
 	.venv/test/bin/ruff check .
 	.venv/test/bin/ruff format --check .
 	# The repository's folder may have any name; mypy wants the package's.
 	mkdir -p build/mypy && ln -sfn "$(CURDIR)" build/mypy/sd2_clip
 	cd build/mypy && MYPYPATH=. "$(CURDIR)/.venv/test/bin/mypy" --config-file "$(CURDIR)/pyproject.toml" -p sd2_clip
 
-# COMFYUI_DIR=folder COMFYUI_PYTHON=python that runs it: compares with ComfyUI too.
-bench: .venv/test/ready
+format: .venv/test/ready ## Format the code and mend what can be mended
+	.venv/test/bin/ruff check --fix .
+	.venv/test/bin/ruff format .
+
+bench: .venv/test/ready ## Measure (COMFYUI_DIR and COMFYUI_PYTHON: beside ComfyUI too)
 	.venv/test/bin/python -m benchmarks $(BENCH)
 	.venv/test/bin/python -m benchmarks.graph
 
@@ -44,5 +64,5 @@ bench: .venv/test/ready
 	.venv/test/bin/python $(PIP) --group test --editable ".[editor,dataset]"
 	touch $@
 
-clean:
+clean: ## Delete the environments and what was built
 	rm -rf .venv build demo

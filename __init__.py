@@ -1,12 +1,13 @@
 """SD2 CLIP: the text encoder of Stable Diffusion 2.x as ComfyUI nodes and as a library.
 
-ComfyUI reads the three mappings. The functions are imported when they are first used, so that
-ComfyUI's start does not pay for them.
+ComfyUI reads the three mappings. Functions and classes are imported when they are first used, so
+that ComfyUI's start does not pay for them.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from . import sd2
 from .host import inside_comfyui
 from .nodes import NODE_CLASSES
 from .version import __version__
@@ -56,15 +57,7 @@ if inside_comfyui():
     register_routes(ROUTES)
 
 _HOMES = {
-    "SD1ClipModel": ".sd2",
-    "SD1Tokenizer": ".sd2",
     "SD2ClipError": ".sd2.errors",
-    "SD2ClipHModel": ".sd2",
-    "SD2ClipHTokenizer": ".sd2",
-    "SD2ClipModel": ".sd2",
-    "SD2Tokenizer": ".sd2",
-    "SDClipModel": ".sd2",
-    "SDTokenizer": ".sd2",
     "detect": ".sd2.detection.detect",
     "load_checkpoint": ".clip.load_clip",
     "load_clip": ".clip.load_clip",
@@ -72,6 +65,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name in sd2.__all__:
+        return getattr(sd2, name)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name], __package__), name)

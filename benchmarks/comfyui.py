@@ -12,6 +12,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -52,9 +53,9 @@ def main() -> None:
     weighted = {"h": [[(token, 1.2 if 3 < i < 9 else 1.0) for i, token in enumerate(chunk)]]}
     encoder = clip.cond_stage_model
     settle(clip)
+    encoder.clip_h.setup = replace(encoder.clip_h.setup, cache=None)
 
     def ours(tokens: object) -> object:
-        encoder.clip_h.recall = None
         return encoder.encode_token_weights(tokens)
 
     with torch.inference_mode():

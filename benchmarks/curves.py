@@ -12,6 +12,7 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -75,7 +76,7 @@ def encode_curves(checkpoint: str, rounds: int) -> dict[str, str]:
     clip = load_clip(checkpoint, device="cpu", dtype="fp32")
     encoder = clip.cond_stage_model.clip_h
     settle(clip)
-    encoder.recall = None
+    encoder.setup = replace(encoder.setup, cache=None)
     peer = transformers_encoder(clip)
     batches: dict[str, list[tuple[float, float]]] = {"ours": [], "transformers": []}
     for size in (1, 2, 4, 8, 16):

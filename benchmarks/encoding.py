@@ -9,6 +9,7 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -87,15 +88,15 @@ def bare_products(clip: Any, rows: int, *, packed: bool) -> Callable[[], None]:
 def settle(clip: Any) -> None:
     """Encode until the weights are packed, as they are in a process that keeps encoding prompts."""
     encoder = clip.cond_stage_model.clip_h
-    recall, encoder.recall = encoder.recall, None
+    setup, encoder.setup = encoder.setup, replace(encoder.setup, cache=None)
     for _ in range(int(onednn.PACK_AFTER)):
         encoder.encode_chunks([chunk(300)], 1)
-    encoder.recall = recall
+    encoder.setup = setup
 
 
 def speed_rows(clip: Any, unpacked: Any, batch: int, rounds: int) -> list[Row]:
     encoder = clip.cond_stage_model.clip_h
-    recall, encoder.recall = encoder.recall, None
+    setup, encoder.setup = encoder.setup, replace(encoder.setup, cache=None)
     chunks = [chunk(300 + 100 * number) for number in range(batch)]
     ids = torch.tensor(chunks)
     peer = transformers_encoder(clip)
@@ -110,7 +111,7 @@ def speed_rows(clip: Any, unpacked: Any, batch: int, rounds: int) -> list[Row]:
     if onednn.reorder_weight() is not None:
         works["packed products"] = bare_products(clip, 77 * batch, packed=True)
     times = paired(works, rounds)
-    encoder.recall = recall
+    encoder.setup = setup
     best = min(
         (name for name in works if "products" in name), key=lambda n: ratio(times, n, "ours")
     )
@@ -177,7 +178,7 @@ def dtype_rows(clip: Any, checkpoint: str, rounds: int) -> list[Row]:
         half = load_clip(checkpoint, device="cpu", dtype=dtype)
         encoders = {"fp32": clip.cond_stage_model.clip_h, dtype: half.cond_stage_model.clip_h}
         for encoder in encoders.values():
-            encoder.recall = None
+            encoder.setup = replace(encoder.setup, cache=None)
         works = {
             name: lambda encoder=encoder: encoder.encode_chunks(tokens, 0)
             for name, encoder in encoders.items()
@@ -205,7 +206,7 @@ def main() -> None:
         onednn.PACK_AFTER = math.inf  # the others stay as they are
         unpacked = load_clip(arguments.checkpoint, device="cpu", dtype="fp32")
         first = unpacked.cond_stage_model.clip_h
-        first.recall = None
+        first.setup = replace(first.setup, cache=None)
         parts: list[Callable[[], list[Row]]] = [
             lambda: speed_rows(clip, first, 1, rounds),
             lambda: handle_rows(clip, rounds),

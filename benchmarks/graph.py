@@ -24,8 +24,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from sd2_clip.headless.editor_format.to_prompt import convert_ui_workflow
+from sd2_clip.headless.editor_format.to_prompt import workflow_to_prompt
 from sd2_clip.headless.execution.executor import Executor
+from sd2_clip.headless.node_class import NodeClasses
+from sd2_clip.headless.validation.validate import validate
+from sd2_clip.headless.workflow import read_prompt
 
 SIZES = (1_000, 10_000, 100_000)
 PEER_SIZES = (100, 200, 400, 800, 1_000)
@@ -160,9 +163,9 @@ def measure(prompt: Prompt) -> dict[str, float]:
     """Our own executor: a first run, and the same prompt again."""
     times: dict[str, list[float]] = {"validate": [], "run": [], "again": []}
     for _ in range(3 if len(prompt) <= 10_000 else 1):
-        executor = Executor(NODES)
+        executor = Executor()
         started = time.process_time()
-        validation = executor.validate(prompt)
+        validation = validate(read_prompt(prompt, NODES))
         validated = time.process_time()
         execution = executor.execute(validation)
         times["validate"].append(validated - started)
@@ -170,7 +173,7 @@ def measure(prompt: Prompt) -> dict[str, float]:
         if execution.status != "success":
             raise SystemExit(f"the run failed: {execution.error}")
         started = time.process_time()
-        executor.execute(executor.validate(prompt))
+        executor.execute(validate(read_prompt(prompt, NODES)))
         times["again"].append(time.process_time() - started)
     return {name: min(found) for name, found in times.items()}
 
@@ -262,7 +265,7 @@ def main() -> None:
             "editor's format",
             [size],
             lambda size, workflow=workflow: {
-                "run": seconds(lambda: convert_ui_workflow(workflow, NODES))
+                "run": seconds(lambda: workflow_to_prompt(workflow, NodeClasses(NODES)))
             },
         )
     folder = os.environ.get("COMFYUI_DIR")

@@ -1,4 +1,4 @@
-"""How long texts take to read, from 1 kB to 1 MB, in both dialects.
+"""How long texts take to tokenize, from 1 kB to 1 MB, in both syntaxes.
 
     python benchmarks/text.py     # with the package installed: pip install -e .
 
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from sd2_clip.sd2.sd2_tokenizer import SD2Tokenizer
 from sd2_clip.sd2.syntax.a1111 import parse_a1111
 from sd2_clip.sd2.syntax.comfy import parse_comfy
-from sd2_clip.sd2.tokens.tokenize_text import read
+from sd2_clip.sd2.tokens.tokenize_text import tokenize_text
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 STEPS = 10
@@ -66,8 +66,8 @@ def main() -> None:
     tables: dict[str, Callable[[str], object]] = {
         "parse comfy": parse_comfy,
         "parse a1111": lambda text: parse_a1111(text, STEPS),
-        "read comfy": lambda text: read(tokenizer, text),
-        "read a1111": lambda text: read(tokenizer, text, syntax="a1111", steps=STEPS),
+        "tokenize comfy": lambda text: tokenize_text(tokenizer, text),
+        "tokenize a1111": lambda text: tokenize_text(tokenizer, text, syntax="a1111", steps=STEPS),
     }
     for title, run in tables.items():
         sizes = "".join(f"{size:>10}B" for size in SIZES)

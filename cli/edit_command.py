@@ -1,4 +1,4 @@
-"""``sd2-clip edit``: the ComfyUI editor over our nodes, in the browser."""
+"""``sd2-clip edit``: serves the ComfyUI editor with our nodes, for the browser."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ FIRST_WORKFLOW = "first_steps"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_host_arguments(parser)
-    parser.add_argument("--port", type=int, default=8188, help="0 takes a free one (8188)")
+    parser.add_argument(
+        "--port", type=int, default=8188, help="TCP port; 0 chooses a free one (8188)"
+    )
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="the address to serve on; anyone who reaches it can run workflows (127.0.0.1)",
+        help="address to serve on; anyone who can reach it can run workflows (127.0.0.1)",
     )
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
     parser.add_argument(
@@ -29,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         type=Path,
         default=Path("user") / "default",
-        help="where settings and saved workflows are kept (user/default, as in ComfyUI)",
+        help="folder for settings and saved workflows (user/default, as in ComfyUI)",
     )
 
 
@@ -45,7 +47,6 @@ def run(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
-    from ..editor.editor_errors import EditorError
     from ..editor.frontend import find_frontend
     from ..editor.pack import Pack
     from ..nodes.panel_routes import ROUTES
@@ -60,22 +61,18 @@ def run(arguments: argparse.Namespace) -> int:
         if not models:
             print("No models folder was given (--models DIR): the loader's list is empty.")
         if not arguments.no_browser:
-            # Who has no workflow yet begins with ours.
+            # A new user has no workflow yet: open our example.
             start = f"?template={FIRST_WORKFLOW}&source={PACK_NAME}" if first_time else ""
             webbrowser.open(address + start)
 
-    try:
-        editor = Editor(
-            node_classes=NODE_CLASS_MAPPINGS,
-            routes=ROUTES,
-            pack=Pack(PACK_NAME, Path(__file__).parent.parent),
-            host=host.current(),
-            user=arguments.user,
-            frontend=find_frontend(),
-            version=f"sd2-clip {__version__}",
-        )
-        serve(editor, host=arguments.host, port=arguments.port, on_ready=ready)
-    except EditorError as error:
-        print(f"sd2-clip edit: {error}", file=sys.stderr)
-        return 1
+    editor = Editor(
+        node_classes=NODE_CLASS_MAPPINGS,
+        routes=ROUTES,
+        pack=Pack(PACK_NAME, Path(__file__).parent.parent),
+        host=host.current(),
+        user=arguments.user,
+        frontend=find_frontend(),
+        version=f"sd2-clip {__version__}",
+    )
+    serve(editor, host=arguments.host, port=arguments.port, on_ready=ready)
     return 0

@@ -1,4 +1,4 @@
-"""``sd2-clip run WORKFLOW.json``: a workflow without ComfyUI."""
+"""``sd2-clip run WORKFLOW.json``: runs a workflow without ComfyUI."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import Any
 from .. import NODE_CLASS_MAPPINGS, host
 from ..headless.execution.executor import Executor
 from ..headless.overrides import apply_overrides
-from ..headless.validation.validate import Validation
+from ..headless.validation.problems import InputProblem
+from ..headless.validation.validate import Validation, validate
 from ..headless.workflow import load_workflow
 from ..headless.workflow_errors import WorkflowError
 from ..host.standalone import StandaloneHost
@@ -23,13 +24,16 @@ from .terminal_progress import TerminalProgress
 
 log = logging.getLogger("sd2_clip")
 
+REFUSED_VALUES = ("value_not_in_list", "custom_validation_failed")
+"""Kinds of problems that another value solves."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "workflow",
         metavar="WORKFLOW",
         type=Path,
-        help="JSON in the editor's or the API's format, or a PNG or safetensors file that holds it",
+        help="JSON in the editor's or the API's format, or a PNG or safetensors file with it",
     )
     add_host_arguments(parser)
     parser.add_argument(
@@ -37,13 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NODE.INPUT=VALUE",
         action="append",
         default=[],
-        help="change an input; NODE is an id, a title or a class; may be given again",
+        help="change an input; NODE is an id, a title or a class; repeatable",
     )
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
 
 
 def add_host_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that say where models are and where results go."""
+    """Add the options for models, results and the device."""
     parser.add_argument(
         "--models",
         metavar="DIR",
@@ -51,16 +55,18 @@ def add_host_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="a models folder, a ComfyUI folder, any folder of model files, or an "
-        "extra_model_paths.yaml; may be given again",
+        "extra_model_paths.yaml; repeatable",
     )
     parser.add_argument(
         "--output",
         metavar="DIR",
         type=Path,
         default=Path("output"),
-        help="where results are written (./output)",
+        help="folder for results (./output)",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu or gpu:N, where nodes say auto")
+    parser.add_argument(
+        "--device", default="auto", help="device for nodes set to auto: auto, cpu or gpu:N"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -72,17 +78,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def run_workflow(path: Path, overrides: list[str], *, as_json: bool = False) -> None:
-    """Run the workflow in *path* and print what its output nodes said, and the time it took.
+    """Run the workflow in *path*; print the texts of its output nodes and the time it took.
 
-    Raises ``WorkflowError``, one readable block, if anything was not done; what did run is on
-    disk, and was printed before.
+    Raises ``WorkflowError`` with all that failed, in one block. Results of what did run are on
+    disk, and were printed before.
     """
     started = time.monotonic()
-    workflow = load_workflow(path, NODE_CLASS_MAPPINGS)
-    prompt = apply_overrides(workflow.prompt, overrides, NODE_CLASS_MAPPINGS)
-    executor = Executor(NODE_CLASS_MAPPINGS)
-    validation = executor.validate(prompt)
-    problems = list(validation.lines())
+    workflow = apply_overrides(load_workflow(path, NODE_CLASS_MAPPINGS), overrides)
+    validation = validate(workflow)
+    problems = validation.lines()
     notes = [] if as_json else [*workflow.notes, *validation.notes]
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
@@ -90,13 +94,12 @@ def run_workflow(path: Path, overrides: list[str], *, as_json: bool = False) -> 
     if validation.ok:
         extra = {} if workflow.ui_workflow is None else {"workflow": workflow.ui_workflow}
         with TerminalProgress(workflow.titles, quiet=as_json) as progress:
-            execution = executor.execute(
+            execution = Executor().execute(
                 validation, extra_data={"extra_pnginfo": extra}, listener=progress
             )
         results = execution.outputs
-        failures = [*execution.blocked, *filter(None, [execution.error])]
-        problems += [str(failure) for failure in failures]
         if execution.error is not None:
+            problems.append(str(execution.error))
             log.debug("%s", "".join(execution.error.traceback))
     seconds = time.monotonic() - started
     if as_json:
@@ -113,10 +116,9 @@ def run_workflow(path: Path, overrides: list[str], *, as_json: bool = False) -> 
 
 
 def _hint(validation: Validation) -> list[str]:
-    """How to change the first input whose value was refused."""
-    for node_id, found in validation.node_errors.items():
-        for error in found["errors"]:
-            name = error["extra_info"].get("input_name")
-            if name and error["type"] in ("value_not_in_list", "custom_validation_failed"):
-                return [f'Another value is given with: --set "{node_id}.{name}=VALUE"']
+    """Say how to change the first input whose value was refused."""
+    for node_id, bad in validation.bad_nodes.items():
+        for problem in bad.problems:
+            if isinstance(problem, InputProblem) and problem.kind in REFUSED_VALUES:
+                return [f'Choose another value with: --set "{node_id}.{problem.input_name}=VALUE"']
     return []

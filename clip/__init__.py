@@ -1,1 +1,1 @@
-"""What one does with a CLIP handle: load it, encode text with it, keep its results."""
+"""Works with CLIP handles: loads them, encodes text with them, saves the results."""

@@ -1,7 +1,7 @@
-"""Conditioning on disk: one safetensors file that says how it was made.
+"""Saves conditioning as safetensors and loads it.
 
-Tensors are ``<entry>.cond`` and ``<entry>.<option>``; everything else lies in the metadata as JSON
-under ``sd2_clip``, so that any safetensors reader can use the file. What JSON lacks is tagged:
+Tensors are ``<entry>.cond`` and ``<entry>.<option>``; everything else is JSON in the metadata under
+``sd2_clip``, so that any safetensors reader can use the file. Values that JSON lacks are tagged:
 ``{"$tensor": name}``, ``{"$tuple": […]}``, ``{"$float": "nan"}``, ``{"$dict": [[key, value], …]}``.
 """
 
@@ -25,7 +25,7 @@ from ..sd2.files.path_inside import OutsideFolderError, path_inside
 from ..sd2.files.safetensors_header import read_safetensors_header
 from ..sd2.files.tensor_storage import read_tensors
 
-_TIMES = {
+_DATE_WORDS = {
     "year": "%Y",
     "month": "%m",
     "day": "%d",
@@ -36,23 +36,23 @@ _TIMES = {
 
 
 class ConditioningError(SD2ClipError):
-    """Conditioning that cannot be saved, or a file that holds none."""
+    """Conditioning cannot be saved, or a file holds none."""
 
 
 class _Tensors(dict[str, torch.Tensor]):
-    """The tensors of a file, each under a name of its own."""
+    """The tensors of a file under unique names."""
 
     def keep(self, name: str, tensor: torch.Tensor) -> str:
         while name in self:  # an option may be called "cond", or have dots in its name
             name += "_"
-        # A copy of its own: safetensors refuses tensors that share memory, such as one pooled
-        # vector in two entries.
+        # Copied: safetensors refuses tensors that share memory, such as one pooled vector in two
+        # entries.
         self[name] = tensor.detach().cpu().contiguous().clone()
         return name
 
 
 def _to_json(value: Any, where: str, tensors: _Tensors) -> Any:
-    """*value* as JSON that ``_from_json`` turns back into it; tensors go into *tensors*."""
+    """Convert *value* to JSON for ``_from_json``; its tensors are added to *tensors*."""
     if isinstance(value, torch.Tensor):
         return {"$tensor": tensors.keep(where, value)}
     if value is None or isinstance(value, (bool, int, str)):
@@ -71,7 +71,7 @@ def _to_json(value: Any, where: str, tensors: _Tensors) -> Any:
         return _to_json(value.item(), where, tensors)
     raise ConditioningError(
         f"This conditioning cannot be saved: its {where.partition('.')[2]!r} is a "
-        f"{type(value).__name__}, which lives in a running workflow only. Save the conditioning "
+        f"{type(value).__name__}, which exists only while a workflow runs. Save the conditioning "
         "before the node that adds it (such as ControlNet or hooks)."
     )
 
@@ -98,9 +98,9 @@ def _from_json(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
 def save_conditioning(
     path: Path, conditioning: list[list[Any]], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write *conditioning* to *path*, whole or not at all; what was there is replaced.
+    """Write *conditioning* to *path* atomically; an existing file is replaced.
 
-    *metadata* goes into the file beside ours (ComfyUI's ``prompt`` and ``workflow``).
+    *metadata* is added to the file's (ComfyUI's ``prompt`` and ``workflow``).
     """
     tensors = _Tensors()
     entries = [
@@ -119,7 +119,7 @@ def save_conditioning(
 
 
 def load_conditioning(path: Path) -> list[list[Any]]:
-    """What ``save_conditioning`` wrote, as it was: order, options, tensors and their dtypes."""
+    """Load what ``save_conditioning`` wrote: equal in order, options, tensors and dtypes."""
     try:
         locations, metadata = read_safetensors_header(path)
         tensors = {name: tensor.clone() for name, tensor in read_tensors(locations).items()}
@@ -129,8 +129,8 @@ def load_conditioning(path: Path) -> list[list[Any]]:
     if about is None:
         first = and_more(tensors, 3) or "no tensors"
         raise ConditioningError(
-            f"{path} is a safetensors file, but no conditioning saved by Save SD2 Conditioning "
-            f"(it holds {first}). Choose a file which that node wrote."
+            f"{path} is a safetensors file, but not one that Save SD2 Conditioning wrote (it holds "
+            f"{first}). Choose a file that this node wrote."
         )
     try:
         return [
@@ -139,22 +139,21 @@ def load_conditioning(path: Path) -> list[list[Any]]:
         ]
     except (KeyError, TypeError, ValueError) as error:
         raise ConditioningError(
-            f"{path} is conditioning, but damaged: {error!r} is missing or wrong in it. Save it "
-            "again."
+            f"{path} is damaged conditioning: {error!r} is missing or wrong in it. Save it again."
         ) from error
 
 
 def save_numbered(
     folder: Path, prefix: str, conditioning: list[list[Any]], metadata: Mapping[str, str]
 ) -> Path:
-    """Save as the next ``<prefix>_00001_.safetensors`` below *folder*; returns its path.
+    """Save as the next ``<prefix>_00001_.safetensors`` below *folder*; return its path.
 
-    Numbers count as in ComfyUI, and no file is ever replaced, whoever else saves at the time.
-    *prefix* may name folders below *folder*, with either separator, and hold ComfyUI's ``%year%``,
+    Files are numbered as in ComfyUI and never replaced, even if other programs save at the same
+    time. *prefix* may have folders, with either path separator, and ComfyUI's ``%year%``,
     ``%month%``, ``%day%``, ``%hour%``, ``%minute%`` and ``%second%``.
     """
     now = time.localtime()
-    for word, code in _TIMES.items():
+    for word, code in _DATE_WORDS.items():
         prefix = prefix.replace(f"%{word}%", time.strftime(code, now))
     try:
         target = path_inside(Path(os.path.abspath(folder)), prefix)
@@ -173,7 +172,7 @@ def save_numbered(
         number += 1
         path = target.with_name(f"{target.name}_{number:05}_.safetensors")
         try:
-            path.touch(exist_ok=False)  # ours from here on
+            path.touch(exist_ok=False)  # reserves the name
         except FileExistsError:
             continue
         try:

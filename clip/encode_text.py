@@ -1,13 +1,10 @@
-"""From text to conditioning, on any handle that holds SD2's text encoder.
-
-The nodes, the editor's routes, the command line and data sets all read text here and nowhere else.
-"""
+"""Encodes text into conditioning, with any CLIP handle that holds SD2's text encoder."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +14,9 @@ from ..host.model_folders import weight_files
 from ..sd2.errors import OptionError, SD2ClipError
 from ..sd2.model.token_weights import plan_weighting, with_normalized_weights
 from ..sd2.sd2_tokenizer import SD2Tokenizer
-from ..sd2.tokens.tokenize_text import ReadPart, ReadText, read
+from ..sd2.tokens.tokenize_text import PromptSchedule, ScheduledPrompt, tokenize_text
 from ..sd2.tokens.tokenized_text import TokenizedText
+from .encode_options import EncodeOptions
 from .provenance import RECORD_KEY, EncodingRecord, patches_of
 
 if TYPE_CHECKING:
@@ -28,26 +26,26 @@ if TYPE_CHECKING:
 
 
 class WrongClipError(SD2ClipError):
-    """A CLIP input that is empty, or that is another model's text encoder."""
+    """A CLIP input is empty, or is another model's text encoder."""
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """A prompt's conditioning and what there is to say about it."""
+class EncodedText:
+    """The conditioning of a text, and a report of how it was encoded."""
 
     conditioning: Conditioning
     report: str
 
 
 def tokenizer_for(clip: Clip | None) -> SD2Tokenizer:
-    """Our tokenizer, set up for *clip*: its embedding folders and its encoder's width.
+    """Return our tokenizer with the embedding folders and the width of *clip*.
 
-    *clip* may be ours or any loader's, as long as SD2's text encoder is in it.
+    *clip* may come from any loader, if it holds SD2's text encoder.
     """
     if clip is None:
         raise WrongClipError(
-            "The clip input is empty. The loader before it found no text encoder in its file; "
-            "use Load SD2 CLIP, which says what the file holds."
+            "The clip input is empty: the loader found no text encoder in its file. Connect Load "
+            "SD2 CLIP, which reports what the file holds."
         )
     tokenizer = getattr(clip, "tokenizer", None)
     if tokenizer is None or not hasattr(clip, "cond_stage_model"):
@@ -60,102 +58,92 @@ def tokenizer_for(clip: Clip | None) -> SD2Tokenizer:
     if foreign is None or not hasattr(clip.cond_stage_model, "clip_h"):
         parts = sorted(name for name in vars(tokenizer) if name not in ("clip", "clip_name"))
         raise WrongClipError(
-            f"This CLIP is no Stable Diffusion 2.x text encoder but a "
+            f"This CLIP is not a Stable Diffusion 2.x text encoder but a "
             f"{type(clip.cond_stage_model).__name__} ({', '.join(parts)}). Connect Load SD2 CLIP, "
-            "or encode with the node that goes with that model."
+            "or encode with the node for that model."
         )
     ours = SD2Tokenizer(embedding_directory=foreign.embedding_directory)
     ours.clip_h.embedding_size = foreign.embedding_size
     return ours
 
 
-def read_text(
-    clip: Clip | None,
-    text: str,
-    *,
-    syntax: str = "comfy",
-    steps: int = 0,
-    chunk_split: str = "tokens",
-) -> ReadText:
-    """*text* as the tokens that *clip* would encode; see ``sd2.reading.read``."""
-    return read(
-        tokenizer_for(clip).clip_h, text, syntax=syntax, steps=steps, chunk_split=chunk_split
+def tokenize_with(tokenizer: SD2Tokenizer, text: str, options: EncodeOptions) -> PromptSchedule:
+    """Tokenize *text* as ``encode_text`` does."""
+    return tokenize_text(
+        tokenizer.clip_h,
+        text,
+        syntax=options.syntax,
+        steps=options.steps,
+        chunk_split=options.chunk_split,
     )
 
 
-def encode_text(
-    clip: Clip,
-    text: str,
-    *,
-    syntax: str = "comfy",
-    weight_interpretation: str = "comfy",
-    token_normalization: str = "none",
-    stop_at_clip_layer: int = 0,
-    steps: int = 0,
-    chunk_split: str = "tokens",
-    masking: str = "compatible",
-) -> Encoded:
-    """Encode *text*; ``stop_at_clip_layer`` is 0 for the layer as loaded, or -24 to -1.
+def encode_text(clip: Clip, text: str, **options: Any) -> EncodedText:
+    """Encode *text*; keyword arguments are the fields of ``EncodeOptions``.
 
-    In A1111's dialect the conditioning may have several entries, with ``start_percent``,
+    In A1111's syntax the conditioning may have several entries, with ``start_percent``,
     ``end_percent`` and ``strength``.
     """
-    reading = read_text(clip, text, syntax=syntax, steps=steps, chunk_split=chunk_split)
-    if reading.obstacle:
-        raise OptionError(reading.obstacle)
-    if stop_at_clip_layer:
-        if getattr(clip.cond_stage_model.clip_h, "layer", None) == "all":
-            raise OptionError(
-                "stop_at_clip_layer chooses one layer, and this CLIP was loaded to give all. "
-                "Set it to 0, or load the CLIP with another layer."
-            )
-        clip = clip.clone()
-        clip.clip_layer(stop_at_clip_layer)
-    options = {
-        "syntax": syntax,
-        "weight_interpretation": weight_interpretation,
-        "token_normalization": token_normalization,
-        "steps": steps,
-        "chunk_split": chunk_split,
-        "masking": masking,
-    }
+    chosen = EncodeOptions(**options)
+    schedule = tokenize_with(tokenizer_for(clip), text, chosen)
+    if schedule.error:
+        raise OptionError(schedule.error)
+    clip = _at_layer(clip, chosen.stop_at_clip_layer)
     encoded: dict[str, Conditioning] = {}
     conditioning: Conditioning = []
-    for part in reading.parts:
-        if part.text not in encoded:
-            part.tokens.log_ignored()
-            encoded[part.text] = _weighted(
-                clip, part.tokens, weight_interpretation, token_normalization, masking
-            )
-        for cond, given in encoded[part.text]:
-            entry = dict(given)
-            if (part.start, part.end) != (0.0, 1.0):
-                entry["start_percent"], entry["end_percent"] = part.start, part.end
-            if part.strength is not None:
-                entry["strength"] = part.strength
-            entry[RECORD_KEY] = _record(clip, text, part, options, cond)
-            conditioning.append([cond, entry])
-    return Encoded(conditioning, f"{reading.report()}\n{layer_text(clip)}")
+    for prompt in schedule.prompts:
+        if prompt.text not in encoded:
+            prompt.tokens.log_ignored()
+            encoded[prompt.text] = [
+                [cond, {**given, RECORD_KEY: _record(clip, text, prompt, chosen, cond)}]
+                for cond, given in _encode_weighted(clip, prompt.tokens, chosen)
+            ]
+        schedule_of = dict(_schedule_of(prompt))
+        conditioning += [[cond, {**given, **schedule_of}] for cond, given in encoded[prompt.text]]
+    report = [schedule.report(), layer_text(clip), pooled_text(clip)]
+    return EncodedText(conditioning, "\n".join(filter(None, report)))
 
 
-def _weighted(
-    clip: Clip, tokens: TokenizedText, interpretation: str, normalization: str, masking: str
-) -> Conditioning:
-    """The tokens' conditioning, in one call of the text encoder: it may be patched over time."""
+def _at_layer(clip: Clip, stop_at_clip_layer: int) -> Clip:
+    """Return *clip*, or a clone that stops at another layer."""
+    if not stop_at_clip_layer:
+        return clip
+    if getattr(clip.cond_stage_model.clip_h, "layer", None) == "all":
+        raise OptionError(
+            "stop_at_clip_layer chooses one layer, and this CLIP was loaded to return all. "
+            "Set it to 0, or load the CLIP with another layer."
+        )
+    clip = clip.clone()
+    clip.clip_layer(stop_at_clip_layer)
+    return clip
+
+
+def _schedule_of(prompt: ScheduledPrompt) -> Iterator[tuple[str, float]]:
+    """Yield the options that tell a sampler when a prompt holds, and how strongly."""
+    if (prompt.start, prompt.end) != (0.0, 1.0):
+        yield "start_percent", prompt.start
+        yield "end_percent", prompt.end
+    if prompt.strength is not None:
+        yield "strength", prompt.strength
+
+
+def _encode_weighted(clip: Clip, tokens: TokenizedText, options: EncodeOptions) -> Conditioning:
+    """Encode *tokens* in one call, which returns several entries if patches are scheduled."""
+    interpretation, normalization = options.weight_interpretation, options.token_normalization
     chunks = tokens.pairs(word_ids=True)
-    if interpretation == "comfy":  # the text encoder's own
+    if interpretation == "comfy":  # the text encoder applies it
         plain = normalization == "none"
         pairs = tokens.pairs() if plain else with_normalized_weights(chunks, normalization)
         return [[_finite(cond), given] for cond, given in _encode(clip, {"h": pairs})]
-    plan = plan_weighting(chunks, interpretation, normalization, masking)
-    weightless = [[(entry, 1.0) for entry in chunk] for chunk in plan.chunks]
+    plan = plan_weighting(chunks, interpretation, normalization)
+    weightless = [[(value, 1.0) for value in chunk] for chunk in plan.chunks]
     length = len(plan.chunks[0])
     conditioning = []
     for cond, given in _encode(clip, {"h": weightless}):
         if cond.dim() != 3:
             raise OptionError(
-                f"weight_interpretation {interpretation!r} weighs the states of one layer, and "
-                "this CLIP gives those of all. Load it with another layer, or choose 'comfy'."
+                f"weight_interpretation {interpretation!r} weights the states of one layer, and "
+                "this CLIP returns all layers. Load it with another layer, or choose 'comfy'."
             )
         states = cond.reshape(-1, length, cond.shape[-1])
         conditioning.append([plan.combine(states), given])
@@ -163,7 +151,7 @@ def _weighted(
 
 
 def _finite(cond: torch.Tensor) -> torch.Tensor:
-    """*cond*, with what a weight of 10 to the 38th makes infinite as large as it can be."""
+    """Replace infinities, which weights of 1e38 cause, by the largest finite values."""
     import torch
 
     if torch.isinf(cond).any():
@@ -175,18 +163,18 @@ def _finite(cond: torch.Tensor) -> torch.Tensor:
 def _record(
     clip: Clip,
     text: str,
-    part: ReadPart,
-    options: Mapping[str, Any],
+    prompt: ScheduledPrompt,
+    options: EncodeOptions,
     cond: torch.Tensor,
 ) -> EncodingRecord:
     from ..sd2.files.tensor_hash import tensor_digest
 
     return EncodingRecord(
         text=text,
-        part=part.text,
+        prompt=prompt.text,
         options=options,
         layer=layer_text(clip),
-        tokens=part.tokens,
+        tokens=prompt.tokens,
         dtype=str(next(clip.cond_stage_model.clip_h.transformer.parameters()).dtype).removeprefix(
             "torch."
         ),
@@ -205,7 +193,7 @@ def _encode(clip: Clip, tokens: Tokens) -> Conditioning:
 
 
 def layer_text(clip: Clip) -> str:
-    """The layer that *clip* encodes with, in absolute terms: "layer 23 of 24, SD2's default"."""
+    """Describe the layer that *clip* encodes with: "layer 23 of 24, SD2's default"."""
     inner = clip.cond_stage_model.clip_h
     count: int = inner.num_layers
     # ComfyUI of 2023 had no options but the layer.
@@ -215,28 +203,31 @@ def layer_text(clip: Clip) -> str:
     layer_idx = default[1] if clip.layer_idx is None else clip.layer_idx
     number = count if layer_idx is None else layer_idx % count + 1
     known = {count: "the very last", count - 1: "SD2's default"}
-    absent = getattr(inner, "identity_layers", ())
-    if number - 1 in absent:
+    setup = getattr(inner, "setup", None)
+    if setup is not None and number - 1 in setup.placeholder_layers:
         return f"layer {number} of {count}, absent from the file: same as layer {count - 1}"
     return ", ".join(filter(None, (f"layer {number} of {count}", known.get(number))))
 
 
-def embeddings_identity(text: str | None, syntax: str | None = "comfy") -> str:
-    """Changes when a textual inversion that *text* names is edited, added or removed.
+def pooled_text(clip: Clip) -> str:
+    """Say how pooled vectors differ from those of a complete file; "" if they do not."""
+    limits = getattr(clip.cond_stage_model.clip_h, "pooled_limits", None)
+    return limits() if limits is not None else ""
 
-    None stands for a text that is not known yet: any of the files may be named in it, and so with
-    A1111's syntax, where any word may name one.
+
+def embeddings_fingerprint(text: str | None, syntax: str | None = "comfy") -> str:
+    """Return a value that changes if a textual inversion of *text* is edited, added or removed.
+
+    All files count if the text is not known yet (None), and in A1111's syntax, where any word may
+    name one.
     """
     folders = [str(folder) for folder in host.current().model_folders("embeddings")]
     if text is None or syntax != "comfy":
         files = [Path(f, name) for f in folders for name in weight_files(Path(f), [""])]
-        stats = [(str(file), stat.st_mtime_ns, stat.st_size) for file, stat in _stats(files)]
+        found = ((file, file.stat()) for file in files if file.is_file())
+        stats = [(str(file), stat.st_mtime_ns, stat.st_size) for file, stat in found]
         return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
     if "embedding:" not in text:
         return ""
     tokens = SD2Tokenizer(embedding_directory=folders).clip_h.tokenize(text)
     return json.dumps([[one.path, one.sha256] for one in tokens.embeddings])
-
-
-def _stats(files: list[Path]) -> Any:
-    return ((path, path.stat()) for path in files if path.is_file())

@@ -1,9 +1,9 @@
-"""How a conditioning was made, kept with it from the encoder to the file."""
+"""Records how a conditioning was made, from the encoder to the file."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,38 +14,39 @@ if TYPE_CHECKING:
 
     from ..host.interface import Clip, Conditioning
     from ..sd2.tokens.tokenized_text import TokenizedText
-    from .load_clip import EncoderSource
+    from .encode_options import EncodeOptions
+    from .source import EncoderSource
 
 RECORD_KEY = "sd2_clip"
-"""In a conditioning's options: its ``EncodingRecord``; in a file, that record as JSON."""
+"""In the options of a conditioning entry: its ``EncodingRecord``; in a file, the record as JSON."""
 
 
 @dataclass(frozen=True)
 class EncodingRecord:
-    """What an encoding depended on. Digests of weights are taken when it is saved, not before."""
+    """Everything that an encoding depends on. Weights are hashed only when it is saved."""
 
     text: str
-    """As typed; where A1111's dialect makes several of it, ``part`` is the one of these tokens."""
-    part: str
-    options: Mapping[str, Any]
-    """``syntax``, ``weight_interpretation`` and the others of ``encode_text``."""
+    """As typed."""
+    prompt: str
+    """The one of these tokens, where A1111's syntax makes several prompts of the text."""
+    options: EncodeOptions
     layer: str
     tokens: TokenizedText
     dtype: str
     source: EncoderSource | None
-    """The file of the weights; None: unknown. Not the model itself, which would live on here."""
+    """The file of the weights, None if unknown. The model itself would be kept alive here."""
     patches: Mapping[str, Any]
-    """Changes of weights by LoRAs and merges, by the weight's name."""
+    """Changes by LoRAs and merges, by the name of the weight."""
     cond_digest: str
 
     def __deepcopy__(self, memo: Any) -> EncodingRecord:
-        return self  # nobody changes it
+        return self  # immutable
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return dict, (self.as_json(),)  # pickled, it is what it says
+        return dict, (self.as_json(),)  # pickled as plain JSON values
 
     def as_json(self, cond: torch.Tensor | None = None) -> dict[str, Any]:
-        """All of it as JSON-able values; *cond* is the tensor that is about to be saved."""
+        """Return the record as JSON values; *cond* is the tensor that is about to be saved."""
         from ..sd2.files.tensor_hash import patches_digest, tensor_digest
 
         source = self.source
@@ -54,8 +55,8 @@ class EncodingRecord:
             changed["changed_since_encoding"] = tensor_digest(cond) != self.cond_digest
         return {
             "text": self.text,
-            "part": self.part,
-            **self.options,
+            "part": self.prompt,
+            **asdict(self.options),
             "layer": self.layer,
             "dtype": self.dtype,
             "weights": {
@@ -75,7 +76,7 @@ class EncodingRecord:
 
 
 def patches_of(clip: Clip) -> Mapping[str, Any]:
-    """The weight patches on a handle: ComfyUI's patcher holds them, or our handle itself."""
+    """Return the weight patches of a handle: ComfyUI's patcher holds them, or our handle."""
     holder = getattr(clip, "patcher", clip)
     return dict(getattr(holder, "patches", {}))
 
@@ -83,13 +84,17 @@ def patches_of(clip: Clip) -> Mapping[str, Any]:
 def save_with_record(
     folder: Path, prefix: str, conditioning: Conditioning, workflow: Mapping[str, str]
 ) -> Path:
-    """Save under the next free name below *folder*; returns the path."""
+    """Save *conditioning* with its records under the next free name; return the path."""
     from .conditioning_file import save_numbered
 
     plain = []
+    written: dict[tuple[int, int], dict[str, Any]] = {}  # alternating prompts come back
     for cond, options in conditioning:
         record = options.get(RECORD_KEY)
         if isinstance(record, EncodingRecord):
-            options = {**options, RECORD_KEY: record.as_json(cond)}
+            key = id(record), id(cond)
+            if key not in written:
+                written[key] = record.as_json(cond)
+            options = {**options, RECORD_KEY: written[key]}
         plain.append([cond, options])
     return save_numbered(folder, prefix, plain, workflow)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from math import isnan
 from os import PathLike
@@ -12,20 +13,12 @@ import torch
 
 from ..clip.load_clip import load_clip, parse_dtype
 from ..host.interface import Clip
+from ..sd2.config import CONTEXT_LENGTH, END_TOKEN
 from ..sd2.errors import OptionError, SD2ClipError
-from ..sd2.model.token_weights import END_TOKEN, PAD_TOKEN, START_TOKEN
 from ..sd2.tokens.bpe import clip_tokenizer
-from ..sd2.tokens.sd_tokenizer import CONTEXT_LENGTH
+from ..sd2.tokens.chunks import MAX_TEXT_TOKENS, pad_chunk
 
 STORES = ("fp16", "bf16", "fp32")
-ROOM = CONTEXT_LENGTH - 2
-"""Tokens of a caption that fit between start and end; the rest is cut, as SD2 was trained."""
-
-
-def chunk(ids: Sequence[int]) -> list[int]:
-    """The 77 tokens of a caption: start, *ids* cut to 75, end, and SD2's padding."""
-    content = [START_TOKEN, *ids[:ROOM], END_TOKEN]
-    return content + [PAD_TOKEN] * (CONTEXT_LENGTH - len(content))
 
 
 def _caption(value: Any) -> str:
@@ -95,7 +88,8 @@ class CaptionEncoder:
             layer_idx=self._layer_idx,
             model_options=self._model_options,
         )
-        clip.cond_stage_model.clip_h.recall = None
+        encoder = clip.cond_stage_model.clip_h
+        encoder.setup = replace(encoder.setup, cache=None)
         return clip
 
     @property
@@ -114,7 +108,7 @@ class CaptionEncoder:
         return {
             "weights_sha256": model.source.digest(),
             "layer": f"{layer} of {model.clip_h.num_layers}, final layer norm applied",
-            "computed_in": str(model.clip_h.compute_dtype).removeprefix("torch."),
+            "computed_in": str(model.clip_h.setup.compute_dtype).removeprefix("torch."),
             "weights_in": str(model.source.placement.dtype).removeprefix("torch."),
             "stored_in": str(self.store).removeprefix("torch."),
             "pooled": self.pooled,
@@ -126,7 +120,7 @@ class CaptionEncoder:
 
     def encode(self, captions: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
         """``encode_chunks`` of token ids as ``tokenize`` gives them; more than 75 are cut."""
-        return self.encode_chunks([chunk(ids) for ids in captions])
+        return self.encode_chunks([pad_chunk(ids) for ids in captions])
 
     def encode_chunks(self, chunks: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
         """``caption_latents`` (N, 77, W) and, if asked for, ``caption_pooled`` (N, W); on the CPU.
@@ -186,5 +180,5 @@ class CaptionEncoder:
             **batch,
             **{name: tensor.numpy() for name, tensor in self.encode(ids).items()},
             "token_count": counts,
-            "truncated": counts > ROOM,
+            "truncated": counts > MAX_TEXT_TOKENS,
         }

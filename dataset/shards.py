@@ -32,8 +32,9 @@ import torch
 from ..sd2.errors import OptionError, SD2ClipError
 from ..sd2.files.atomic_write import check_writable, replacing, write_safetensors
 from ..sd2.files.checkpoint import open_checkpoint
+from ..sd2.tokens.chunks import MAX_TEXT_TOKENS, pad_chunk
 from .captions import Caption
-from .encoder import ROOM, CaptionEncoder, chunk
+from .encoder import CaptionEncoder
 from .manifest import begin, check_out, is_complete, write_manifest
 
 FORMAT = "sd2_clip.captions/1"
@@ -121,13 +122,13 @@ def encode_captions(
                     "shard": shard,
                     "row": row,
                     "token_count": len(ids),
-                    "truncated": len(ids) > ROOM,
+                    "truncated": len(ids) > MAX_TEXT_TOKENS,
                 }
                 line = f"{json.dumps(entry)}\n".encode()
                 index.write(line)
                 sha.update(line)
                 summary.captions += 1
-                summary.truncated += len(ids) > ROOM
+                summary.truncated += len(ids) > MAX_TEXT_TOKENS
                 summary.longest = max(summary.longest, len(ids))
             progress(summary)
         shards.finish()
@@ -188,7 +189,7 @@ class _Shards:
 
     def place(self, ids: Sequence[int]) -> tuple[int, int]:
         """Shard and row of a caption, by its tokens."""
-        tokens = chunk(ids)
+        tokens = pad_chunk(ids)
         number = self._places.setdefault(_digest(tokens), len(self._places))
         if number == self._summary.distinct:
             self._summary.distinct += 1

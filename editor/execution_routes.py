@@ -1,4 +1,4 @@
-"""Queueing prompts and following them: /prompt, /queue, /history, /jobs, /interrupt, /free."""
+"""Queues prompts and reports on them: /prompt, /queue, /history, /jobs, /interrupt, /free."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 from aiohttp import web
 
-from ..headless.execution.executor import Executor
+from ..headless.validation.validate import Validation, validate
+from ..headless.workflow import read_prompt
+from ..headless.workflow_errors import WorkflowError
 from .messages import BadRequestError, read_json, read_object, reply
 from .node_info import describe_node, describe_nodes
+from .problem_json import node_errors_json, refusal_json
 from .prompt_queue import Job, PromptQueue
 
 
 class ExecutionRoutes:
-    def __init__(
-        self, executor: Executor, queue: PromptQueue, classes: Mapping[str, type], module: str
-    ) -> None:
-        self._executor = executor
+    def __init__(self, queue: PromptQueue, classes: Mapping[str, type], module: str) -> None:
         self._queue = queue
         self._classes = classes
         self._module = module
@@ -61,14 +61,16 @@ class ExecutionRoutes:
             return _refused("no_prompt", "No prompt provided", "The body has no 'prompt'.")
         targets = body.get("partial_execution_targets")
         targets = _ids(targets) if isinstance(targets, list) else None
-        # VALIDATE_INPUTS may read files, and may be a coroutine function.
-        validation = await asyncio.to_thread(
-            self._executor.validate, body["prompt"], targets=targets
-        )
+
+        def check() -> Validation:
+            return validate(read_prompt(body["prompt"], self._classes), targets)
+
+        try:
+            validation = await asyncio.to_thread(check)  # VALIDATE_INPUTS may read files
+        except WorkflowError as error:
+            return _refused("invalid_prompt", str(error))
         if not validation.ok:
-            return reply(
-                {"error": validation.error, "node_errors": validation.node_errors}, status=400
-            )
+            return reply(refusal_json(validation), status=400)
         extra_data = body.get("extra_data")
         extra_data = dict(extra_data) if isinstance(extra_data, dict) else {}
         client_id = body.get("client_id", extra_data.get("client_id"))
@@ -89,7 +91,7 @@ class ExecutionRoutes:
             {
                 "prompt_id": job.prompt_id,
                 "number": job.number,
-                "node_errors": validation.node_errors,
+                "node_errors": node_errors_json(validation),
             }
         )
 
@@ -99,7 +101,7 @@ class ExecutionRoutes:
         try:
             return float(body["number"])
         except (TypeError, ValueError) as error:
-            raise BadRequestError(f"'number' is no number: {body['number']!r}") from error
+            raise BadRequestError(f"'number' must be a number, found {body['number']!r}") from error
 
     # The queue and the history
 
@@ -155,7 +157,7 @@ class ExecutionRoutes:
             self._queue.forget_results()
         return web.Response()
 
-    # The same as jobs (frontends from 1.39 on)
+    # Queue and history as a list of jobs (frontends since 1.39)
 
     def _all_jobs(self) -> list[Job]:
         return [*self._queue.pending(), *self._queue.running(), *self._queue.history()]
@@ -196,7 +198,7 @@ class ExecutionRoutes:
                     "workflow": {"prompt": job.prompt, "extra_data": job.extra_data},
                     "outputs": job.outputs,
                     "execution_status": job.history_item()["status"],
-                    "execution_meta": job.meta,
+                    "execution_meta": job.meta(),
                     "update_time": job.ended or job.started or job.created,
                 }
                 return reply(summary(job) | details)
@@ -212,7 +214,7 @@ class ExecutionRoutes:
 
 
 def summary(job: Job) -> dict[str, Any]:
-    """A job as a line of the frontend's list."""
+    """Describe a job for the frontend's list."""
     preview, count = preview_output(job.outputs)
     return {
         "id": job.prompt_id,
@@ -230,7 +232,7 @@ def summary(job: Job) -> dict[str, Any]:
 
 
 def preview_output(outputs: Mapping[str, Any]) -> tuple[dict[str, Any] | None, int]:
-    """The last result that a list can show as text, and the number of all results."""
+    """Return the last result that can be shown as text, and the number of all results."""
     preview = None
     count = 0
     for node_id, ui in outputs.items():
@@ -266,9 +268,9 @@ def _integer(request: web.Request, name: str) -> int | None:
     try:
         return int(text)
     except ValueError as error:
-        raise BadRequestError(f"{name} is no whole number: {text!r}") from error
+        raise BadRequestError(f"{name} must be an integer, found {text!r}") from error
 
 
-def _refused(kind: str, message: str, details: str) -> web.Response:
+def _refused(kind: str, message: str, details: str = "") -> web.Response:
     error = {"type": kind, "message": message, "details": details, "extra_info": {}}
     return reply({"error": error, "node_errors": {}}, status=400)

@@ -1,4 +1,4 @@
-"""Files that nodes read and write: /view, /upload, and lists of models by folder."""
+"""Serves files that nodes read and write: /view, /upload, and lists of models by folder."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ SHOWN = {
     ".webp": "image/webp",
     ".gif": "image/gif",
 }
-"""What a browser may show; everything else is a download."""
+"""The file types that a browser may show; all others are downloads."""
 
 
 class FileRoutes:
     def __init__(self, host: Host, kinds: tuple[str, ...]) -> None:
-        """*kinds* are the folders of models that may be listed."""
+        """*kinds* are the model folders that may be listed."""
         self._host = host
         self._kinds = kinds
 
@@ -55,7 +55,7 @@ class FileRoutes:
             return self._host.output_directory()
         if kind == "input":
             return self._host.input_directory()
-        raise BadRequestError(f"type is {kind!r}; this server keeps 'output' and 'input'.")
+        raise BadRequestError(f"type must be 'output' or 'input', found {kind!r}.")
 
     async def view(self, request: web.Request) -> web.StreamResponse:
         query = request.query
@@ -73,7 +73,7 @@ class FileRoutes:
         return response
 
     async def upload(self, request: web.Request) -> web.Response:
-        """A file for the input folder; one of the same name is kept unless overwrite is set."""
+        """Store a file in the input folder; an existing one is kept unless overwrite is set."""
         form = await request.post()
         file = form.get("image")
         if not isinstance(file, web.FileField):
@@ -130,7 +130,7 @@ class FileRoutes:
 
 
 def _unused(path: Path, data: bytes) -> Path:
-    """*path*, or the first ``name (1).ext`` that is free or holds the same bytes."""
+    """Return *path*, or the first ``name (1).ext`` that is free or has the same content."""
     for number in itertools.count():
         name = f"{path.stem} ({number}){path.suffix}" if number else path.name
         candidate = path.with_name(name)

@@ -1,4 +1,4 @@
-"""The frontend's own files, from the package that the user installed."""
+"""Serves the frontend's own files, from the package ``comfyui-frontend-package``."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ PACKAGE = "comfyui_frontend_package"
 
 
 def find_frontend() -> Path:
-    """The folder with the frontend's ``index.html``."""
+    """Find the folder with the frontend's ``index.html``."""
     spec = importlib.util.find_spec(PACKAGE)
-    for place in (spec.submodule_search_locations or ()) if spec else ():
-        folder = Path(place) / "static"
+    for location in (spec.submodule_search_locations or ()) if spec else ():
+        folder = Path(location) / "static"
         if (folder / "index.html").is_file():
             return folder
     raise EditorError(
@@ -26,13 +26,13 @@ def find_frontend() -> Path:
 
 
 def core_scripts(static: Path) -> list[str]:
-    """Addresses of the frontend's own extensions, which the page loads like those of packs."""
+    """List the URLs of the frontend's own extensions, which the page loads like those of packs."""
     found = sorted((static / "extensions").rglob("*.js"))
     return [f"/{path.relative_to(static).as_posix()}" for path in found]
 
 
 def add_frontend(app: web.Application, static: Path) -> None:
-    """Serve the frontend at every address that is not taken; add this last."""
+    """Serve the frontend at all remaining URLs; add this last."""
 
     async def index(request: web.Request) -> web.StreamResponse:
         response = web.FileResponse(static / "index.html")

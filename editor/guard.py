@@ -1,7 +1,7 @@
-"""Who may talk to the server: the user's own browser and programs, no foreign web page.
+"""Refuses requests from web pages of other sites.
 
-A page of another site can make the browser send requests to a loopback address, and can give its
-own name our address (DNS rebinding). The first shows in ``Origin`` and ``Sec-Fetch-Site``, the
+Such a page can make the browser send requests to a loopback address, and can resolve its own name
+to our address (DNS rebinding). The first is visible in ``Origin`` and ``Sec-Fetch-Site``, the
 second in ``Host``.
 """
 
@@ -24,7 +24,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def host_name(authority: str) -> str | None:
-    """The name or address in a ``Host`` header, or None for one that is malformed."""
+    """Parse the name or address in a ``Host`` header; None if it is malformed."""
     try:
         parts = urlsplit(f"//{authority}")
         _ = parts.port
@@ -36,10 +36,10 @@ def host_name(authority: str) -> str | None:
 
 
 def is_own_host(name: str | None, bound_to: str) -> bool:
-    """Whether a request's host can be meant for a server bound to *bound_to*.
+    """Whether a request's host may mean a server bound to *bound_to*.
 
-    An address in figures cannot be rebound by a foreign site, so a server that the user opened to
-    the network accepts any of them.
+    Another site cannot rebind a numeric address, so a server that the user opened to the network
+    accepts all of them.
     """
     if name is None:
         return False
@@ -53,7 +53,7 @@ def is_own_host(name: str | None, bound_to: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a server bound to *host* can be reached from this machine only."""
+    """Whether only this machine can reach a server bound to *host*."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -61,10 +61,10 @@ def is_loopback(host: str) -> bool:
 
 
 def refusal(request: web.Request, bound_to: str) -> str | None:
-    """Why a request is refused; None if it may pass."""
+    """Return why a request is refused; None if it is not."""
     authority = request.headers.get("Host", "")
     if not is_own_host(host_name(authority), bound_to):
-        return f"This server does not answer for the host {authority!r}."
+        return f"This server does not answer requests for the host {authority!r}."
     origin = request.headers.get("Origin")
     if origin is not None:
         same = urlsplit(origin).netloc.lower() == authority.lower()

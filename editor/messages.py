@@ -1,4 +1,4 @@
-"""JSON as a browser can read it."""
+"""Reads and writes JSON bodies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aiohttp import web
 
 
 def dumps(value: Any) -> str:
-    """JSON text; what JSON has no form for becomes text, and nan and infinities become null."""
+    """Encode as JSON that browsers parse: nan and infinities as null, other objects as text."""
     try:
         return json.dumps(value, default=str, allow_nan=False)
     except ValueError:
@@ -32,11 +32,11 @@ def reply(value: Any, status: int = 200) -> web.Response:
 
 
 class BadRequestError(Exception):
-    """A request that cannot be understood; the message is for the one who wrote the client."""
+    """A request is malformed; the message is for the author of the client."""
 
 
 async def read_json(request: web.Request) -> Any:
-    """The body as JSON, whatever its content type says: several clients send none."""
+    """Parse the body as JSON; its content type is ignored, since several clients send none."""
     body = await request.read()
     try:
         return json.loads(body)

@@ -1,4 +1,4 @@
-"""What ``/object_info`` says about node classes, in ComfyUI's words."""
+"""Describes node classes as ComfyUI's ``/object_info`` does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ log = logging.getLogger("sd2_clip")
 
 
 def describe_node(name: str, cls: Any, module: str) -> dict[str, Any]:
-    """One node. ``INPUT_TYPES`` is asked, so this may list folders, and may raise."""
+    """Describe one node. ``INPUT_TYPES`` may list folders, and may raise."""
     declared = cls.INPUT_TYPES()
     outputs = list(cls.RETURN_TYPES)
     info: dict[str, Any] = {
@@ -35,7 +35,7 @@ def describe_node(name: str, cls: Any, module: str) -> dict[str, Any]:
 
 
 def describe_nodes(classes: Mapping[str, type], module: str) -> dict[str, Any]:
-    """All nodes. One whose declaration fails is left out, with the reason in the log."""
+    """Describe all nodes. One whose declaration raises is left out and logged."""
     found = {}
     for name, cls in classes.items():
         try:

@@ -1,4 +1,4 @@
-"""What a pack of nodes brings for the page: scripts, help, translations, example workflows."""
+"""Serves the scripts, help pages, translations and example workflows of a node pack."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOCALE_FILES = {
     "commands": "commands",
     "settings": "settings",
 }
-"""Files of ``locales/<language>``, and the key of a language under which each is merged."""
+"""Files of ``locales/<language>``, and the key under which each is merged; None for the top."""
 
 TYPES = {
     ".js": "text/javascript",
@@ -36,18 +36,18 @@ class Pack:
     """A folder laid out as a pack of ComfyUI nodes."""
 
     name: str
-    """Of its folder in ``custom_nodes``: a part of its addresses."""
+    """The name of its folder in ``custom_nodes``, which is part of its URLs."""
     folder: Path
     web: str = "js"
     """The subfolder of its scripts and help pages."""
 
     @property
     def module(self) -> str:
-        """What the frontend must see as ``python_module``, or it looks for no help pages."""
+        """The ``python_module`` of its nodes; for other names the frontend loads no help pages."""
         return f"custom_nodes.{self.name}"
 
     def scripts(self) -> list[str]:
-        """Addresses of the scripts that the page loads."""
+        """List the URLs of the scripts that the page loads."""
         found = sorted((self.folder / self.web).rglob("*.js"))
         return [
             f"/extensions/{self.name}/{path.relative_to(self.folder / self.web).as_posix()}"
@@ -55,7 +55,7 @@ class Pack:
         ]
 
     def translations(self) -> dict[str, dict[str, Any]]:
-        """By language: the contents of ``main.json``, and of the others under their names."""
+        """Read, by language, ``main.json``, and the other files under their names."""
         languages: dict[str, dict[str, Any]] = {}
         for path in sorted((self.folder / "locales").glob("*/*.json")):
             if path.stem not in LOCALE_FILES:
@@ -74,7 +74,7 @@ class Pack:
         return languages
 
     def templates(self) -> list[str]:
-        """Names of the example workflows."""
+        """List the names of the example workflows."""
         return sorted(path.stem for path in (self.folder / "example_workflows").glob("*.json"))
 
 
@@ -84,7 +84,7 @@ class PackRoutes:
         self._core_scripts = core_scripts
 
     def routes(self) -> list[web.RouteDef]:
-        """Those of the API."""
+        """Return the routes of the API."""
         return [
             web.get("/extensions", self.extensions),
             web.get("/i18n", self.i18n),
@@ -122,7 +122,7 @@ def _file(folder: Path, name: str) -> web.StreamResponse:
     if not path.is_file():
         return web.Response(status=404)
     response = web.FileResponse(path)
-    # Not left to the system's table: on Windows the registry may call JavaScript plain text.
+    # Set here, because the registry of Windows may map .js to plain text.
     if path.suffix in TYPES:
         response.content_type = TYPES[path.suffix]
     response.headers["Cache-Control"] = "no-cache"

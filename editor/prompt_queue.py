@@ -1,4 +1,4 @@
-"""Prompts that wait, the one that runs, and those that have run."""
+"""Queues prompts, runs them one by one, and keeps their history."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..headless.execution.executor import Execution, Executor
+from ..headless.execution.executor import Executor
+from ..headless.execution.run_graph import Execution
 from ..headless.validation.validate import Validation
 
 log = logging.getLogger("sd2_clip")
@@ -27,7 +28,7 @@ LONGEST_HISTORY = 1_000
 
 @dataclass
 class Job:
-    """A prompt on its way. Only the queue changes it."""
+    """A queued, running or finished prompt. Only the queue changes it."""
 
     number: float
     prompt: Any
@@ -41,11 +42,10 @@ class Job:
     started: int | None = None
     ended: int | None = None
     node: str | None = None
-    """The node at work."""
+    """The running node."""
     messages: list[list[Any]] = field(default_factory=list)
     """The ``execution_...`` events, each ``[name, data]``."""
     outputs: dict[str, Any] = field(default_factory=dict)
-    meta: dict[str, Any] = field(default_factory=dict)
     error: dict[str, Any] | None = None
     """The data of ``execution_error``."""
     interrupted: bool = False
@@ -60,12 +60,24 @@ class Job:
         return {
             "prompt": self.queue_item(),
             "outputs": self.outputs,
-            "meta": self.meta,
+            "meta": self.meta(),
             "status": {
                 "status_str": "success" if completed else "error",
                 "completed": completed,
                 "messages": self.messages,
             },
+        }
+
+    def meta(self) -> dict[str, Any]:
+        """The node that each of ``outputs`` belongs to: here always itself."""
+        return {
+            node_id: {
+                "node_id": node_id,
+                "display_node": node_id,
+                "parent_node": None,
+                "real_node_id": node_id,
+            }
+            for node_id in self.outputs
         }
 
 
@@ -74,7 +86,7 @@ def _now() -> int:
 
 
 class PromptQueue:
-    """Runs prompts one after the other in a thread of its own. Safe to use from any thread."""
+    """Runs prompts one after the other, in its own thread. May be used from any thread."""
 
     def __init__(self, executor: Executor, send: Send) -> None:
         self._executor = executor
@@ -93,7 +105,7 @@ class PromptQueue:
         self._thread.start()
 
     def stop(self, timeout: float) -> bool:
-        """Interrupt what runs, take on nothing more; False if a node did not stop in time."""
+        """Interrupt the running prompt and start no other; False if a node did not stop in time."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -102,7 +114,7 @@ class PromptQueue:
             self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    # What clients ask for
+    # Changes
 
     def next_number(self, *, front: bool) -> float:
         number = next(self._numbers)
@@ -115,7 +127,7 @@ class PromptQueue:
         self._send_status()
 
     def cancel(self, prompt_ids: Collection[str]) -> list[str]:
-        """Take prompts out of the queue, and interrupt one that runs; the ids found."""
+        """Remove prompts from the queue, interrupt the running one; return the ids found."""
         with self._changed:
             found = [job.prompt_id for _, _, job in self._pending if job.prompt_id in prompt_ids]
         for prompt_id in found:
@@ -128,7 +140,7 @@ class PromptQueue:
         return found
 
     def remove(self, prompt_id: str | None = None) -> None:
-        """Take one waiting prompt, or all, out of the queue."""
+        """Remove one waiting prompt, or all, from the queue."""
         with self._changed:
             self._pending = [
                 entry
@@ -139,7 +151,7 @@ class PromptQueue:
         self._send_status()
 
     def interrupt(self, prompt_id: str | None = None) -> None:
-        """Stop the prompt that runs, or only if it is *prompt_id*."""
+        """Interrupt the running prompt; with *prompt_id*, only if it is that one."""
         with self._changed:
             if self._running is None or prompt_id not in (None, self._running.prompt_id):
                 return
@@ -147,20 +159,20 @@ class PromptQueue:
             self._executor.interrupt()
 
     def forget_results(self) -> None:
-        """Free the memory of all cached results, now or after the running prompt."""
+        """Delete all cached results, now or after the running prompt."""
         with self._changed:
             self._forget_results = True
             self._changed.notify_all()
 
     def forget_history(self, prompt_id: str | None = None) -> None:
-        """Drop one finished prompt, or all."""
+        """Delete one finished prompt, or all, from the history."""
         with self._changed:
             if prompt_id is None:
                 self._history.clear()
             else:
                 self._history.pop(prompt_id, None)
 
-    # What clients want to know
+    # State
 
     def running(self) -> list[Job]:
         with self._changed:
@@ -171,7 +183,7 @@ class PromptQueue:
             return [job for _, _, job in sorted(self._pending, key=lambda entry: entry[:2])]
 
     def history(self) -> list[Job]:
-        """Those that have run, the oldest first."""
+        """Return the finished prompts, the oldest first."""
         with self._changed:
             return list(self._history.values())
 
@@ -204,7 +216,7 @@ class PromptQueue:
     def _run(self, job: Job) -> None:
         def listen(event: str, data: dict[str, Any]) -> None:
             if event == "execution_start" and job.interrupted:
-                self._executor.interrupt()  # asked for before the run could hear it
+                self._executor.interrupt()  # requested before the run had begun
             if event == "executing":
                 job.node = data["node"]
             if event == "execution_error":
@@ -235,12 +247,12 @@ class PromptQueue:
             job.ended = _now()
             job.node = None
             if execution is not None:
-                job.outputs, job.meta = execution.outputs, execution.meta
+                job.outputs = execution.outputs
             self._running = None
             self._history[job.prompt_id] = job
             while len(self._history) > LONGEST_HISTORY:
                 del self._history[next(iter(self._history))]
-        # Clients take this as the sign that history is complete.
+        # For clients this means that the history is complete.
         self._send("executing", {"node": None, "prompt_id": job.prompt_id}, job.client_id)
         self._send_status()
 

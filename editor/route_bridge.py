@@ -1,4 +1,4 @@
-"""Serves handlers that know no web framework: a dict comes in, a dict goes out."""
+"""Serves handlers that take a dict and return a dict, so that they need no web framework."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aiohttp import web
 from .messages import read_object, reply
 
 Route = tuple[str, str, Callable[[dict[str, Any]], dict[str, Any]]]
-"""Method, path and handler. A GET hands it the query, a POST the body, which is an object."""
+"""Method, path and handler. A GET passes it the query, a POST the body, a JSON object."""
 
 
 def bridge(routes: Sequence[Route]) -> list[web.RouteDef]:
@@ -23,7 +23,7 @@ def _serve(
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def serve(request: web.Request) -> web.StreamResponse:
         given = await read_object(request) if request.method == "POST" else dict(request.query)
-        # Handlers read files and tokenize, so not in the event loop's thread.
+        # Handlers read files and tokenize: not in the event loop's thread.
         return reply(await asyncio.to_thread(handler, given))
 
     return serve

@@ -1,4 +1,4 @@
-"""The editor's server: puts the parts together, starts and stops."""
+"""Builds, starts and stops the editor's server."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ from .user_routes import Settings, UserData
 log = logging.getLogger("sd2_clip")
 
 LARGEST_BODY = 64 * 2**20
-"""In bytes: room for an uploaded conditioning of 200 chunks, and for no accident."""
+"""Bytes. An uploaded conditioning of 200 chunks fits."""
 
 STOP_TIMEOUT = 30.0
-"""Seconds that a node at work has to notice that the server stops."""
+"""Seconds to wait for the running node when the server stops."""
 
 MODEL_KINDS = ("text_encoders", "clip", "checkpoints", "diffusers", "embeddings", "loras")
 
 
 @dataclass(frozen=True)
 class Editor:
-    """All that one server serves."""
+    """The configuration of one server."""
 
     node_classes: Mapping[str, type]
     routes: Sequence[Route]
-    """Of the pack's own scripts."""
+    """The routes that the pack's scripts call."""
     pack: Pack
     host: Host
-    """Whose folders are listed, read and written."""
+    """Its folders are listed, read and written."""
     user: Path
     """The folder for settings and saved workflows."""
     frontend: Path
@@ -56,24 +56,23 @@ class Editor:
 
 
 def create_app(editor: Editor, *, bound_to: str = "127.0.0.1") -> web.Application:
-    """The whole server as an aiohttp application; its worker starts and stops with it."""
+    """Create the server as an aiohttp application, with the worker that runs prompts."""
     app = web.Application(middlewares=[make_guard(bound_to)], client_max_size=LARGEST_BODY)
-    executor = Executor(editor.node_classes)
     loop: asyncio.AbstractEventLoop | None = None
 
     def send(event: str, data: dict[str, Any], sid: str | None) -> None:
         if loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has closed: nobody listens
+            with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(hub.send, event, data, sid)
 
-    queue = PromptQueue(executor, send)
+    queue = PromptQueue(Executor(), send)
 
     def greeting(sid: str) -> list[tuple[str, dict[str, Any]]]:
         exec_info = {"queue_remaining": queue.remaining()}
         messages: list[tuple[str, dict[str, Any]]] = [
             ("status", {"status": {"exec_info": exec_info}, "sid": sid})
         ]
-        for job in queue.running():  # a page that was reloaded finds its run again
+        for job in queue.running():  # for a page that was reloaded
             if job.client_id == sid and job.node is not None:
                 data = {"node": job.node, "display_node": job.node, "prompt_id": job.prompt_id}
                 messages.append(("executing", data))
@@ -84,7 +83,7 @@ def create_app(editor: Editor, *, bound_to: str = "127.0.0.1") -> web.Applicatio
     system = SystemRoutes(editor.version, keeper)
     pack = PackRoutes(editor.pack, core_scripts(editor.frontend))
     api = [
-        *ExecutionRoutes(executor, queue, editor.node_classes, editor.pack.module).routes(),
+        *ExecutionRoutes(queue, editor.node_classes, editor.pack.module).routes(),
         *Settings(editor.user).routes(),
         *UserData(editor.user).routes(),
         *FileRoutes(editor.host, MODEL_KINDS).routes(),
@@ -93,7 +92,7 @@ def create_app(editor: Editor, *, bound_to: str = "127.0.0.1") -> web.Applicatio
         *bridge(editor.routes),
         web.get("/ws", hub.handle),
     ]
-    # The frontend asks under /api, most other clients without.
+    # The frontend calls them under /api, most other clients without.
     app.add_routes([web.RouteDef(r.method, f"/api{r.path}", r.handler, r.kwargs) for r in api])
     app.add_routes([*api, *system.internal_routes(), *pack.static_routes()])
     add_frontend(app, editor.frontend)
@@ -108,7 +107,10 @@ def create_app(editor: Editor, *, bound_to: str = "127.0.0.1") -> web.Applicatio
         log.removeHandler(keeper)
         stopped = await asyncio.to_thread(queue.stop, STOP_TIMEOUT)
         if not stopped:
-            log.warning("editor: the running node did not stop in %g s; leaving it", STOP_TIMEOUT)
+            log.warning(
+                "editor: the running node did not stop within %g s",
+                STOP_TIMEOUT,
+            )
         await hub.close()
 
     app.on_startup.append(start)
@@ -117,9 +119,9 @@ def create_app(editor: Editor, *, bound_to: str = "127.0.0.1") -> web.Applicatio
 
 
 def serve(editor: Editor, *, host: str, port: int, on_ready: Callable[[str], None]) -> None:
-    """Serve until interrupted. *on_ready* is called with the address; port 0 takes a free one.
+    """Serve until interrupted. *on_ready* is called with the URL; port 0 chooses a free port.
 
-    Raises ``EditorError`` if the port is taken.
+    Raises ``EditorError`` if the port is in use.
     """
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_serve(editor, host, port, on_ready))
@@ -134,8 +136,8 @@ async def _serve(editor: Editor, host: str, port: int, on_ready: Callable[[str],
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise EditorError(
-                    f"Port {port} is taken (by ComfyUI, or another editor?). "
-                    "Stop that, or choose another port: --port 8189"
+                    f"Port {port} is in use (by ComfyUI, or another editor?). "
+                    "Stop that program, or choose another port: --port 8189"
                 ) from error
             raise EditorError(f"Cannot serve on {host}:{port}: {error}") from error
         address = runner.addresses[0]
@@ -150,7 +152,7 @@ async def _until_stopped() -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        # Windows' loop knows no signal handlers: there Ctrl-C cancels this wait instead.
+        # On Windows the loop supports no signal handlers; Ctrl-C cancels this wait instead.
         with contextlib.suppress(NotImplementedError):
             loop.add_signal_handler(number, stopped.set)
     await stopped.wait()

@@ -1,4 +1,4 @@
-"""The WebSocket of each open page or client: JSON messages ``{"type", "data"}``."""
+"""Sends events to WebSocket clients as JSON messages ``{"type", "data"}``."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from aiohttp import WSMsgType, web
 from .messages import dumps
 
 FEATURES = {"supports_preview_metadata": False, "max_upload_size": 64 * 2**20}
-"""What this server can do, in ComfyUI's names."""
+"""The features of this server, under ComfyUI's names."""
 
 LONGEST_BACKLOG = 5_000
-"""Messages that may wait for a client that reads slowly; then it is cut off, and reconnects."""
+"""Messages that may wait for a slow client; then it is disconnected, and reconnects."""
 
 
 class _Client:
@@ -25,7 +25,7 @@ class _Client:
         self.backlog: asyncio.Queue[str] = asyncio.Queue(LONGEST_BACKLOG)
 
     def put(self, message: str) -> bool:
-        """False if the client has fallen too far behind."""
+        """Queue a message; False if too many are waiting."""
         try:
             self.backlog.put_nowait(message)
         except asyncio.QueueFull:
@@ -38,10 +38,10 @@ class _Client:
 
 
 class Hub:
-    """All connected clients. Every method runs in the event loop's thread."""
+    """All connected clients. Call its methods in the event loop's thread only."""
 
     def __init__(self, greeting: Callable[[str], list[tuple[str, dict[str, Any]]]]) -> None:
-        """*greeting* gives the messages for a client that has just connected."""
+        """*greeting* returns the first messages for a new client."""
         self._clients: dict[str, _Client] = {}
         self._greeting = greeting
         self._closing: set[asyncio.Task[None]] = set()
@@ -78,7 +78,7 @@ class Hub:
             self.send("feature_flags", FEATURES, sid)
 
     def send(self, event: str, data: dict[str, Any], sid: str | None = None) -> None:
-        """To one client, or to all if *sid* is None. Nothing happens if it has left."""
+        """Send to one client, or to all if *sid* is None. A client that has left is ignored."""
         message = dumps({"type": event, "data": data})
         receivers = list(self._clients) if sid is None else [sid]
         for receiver in receivers:

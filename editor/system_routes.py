@@ -1,4 +1,4 @@
-"""About the machine and the program, and the log that the frontend can show."""
+"""Reports on machine and program, and serves the log that the frontend can show."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LONGEST_LOG = 500
 
 
 class LogKeeper(logging.Handler):
-    """Keeps the last records of our logger for the frontend's log panel."""
+    """Keeps the last log records for the frontend's log panel."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class SystemRoutes:
         ]
 
     def internal_routes(self) -> list[web.RouteDef]:
-        """These are never under ``/api``."""
+        """Return the routes that are not under ``/api``."""
         return [
             web.get("/internal/logs/raw", self.logs),
             web.get("/internal/logs", self.log_text),

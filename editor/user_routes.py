@@ -1,7 +1,6 @@
-"""What the user keeps: settings, saved workflows and whatever else the frontend stores.
+"""Stores settings, saved workflows and other files of the user.
 
-The files and their names are ComfyUI's, so a folder ``user/default`` of ComfyUI can be used as it
-is.
+The files have ComfyUI's names and formats, so its folder ``user/default`` can be used as it is.
 """
 
 from __future__ import annotations
@@ -44,13 +43,13 @@ class Settings:
             settings = json.loads(self._path.read_text(encoding="utf-8"))
             if isinstance(settings, dict):
                 return settings
-            reason = "it holds no JSON object"
+            reason = "it is not a JSON object"
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
             reason = str(error)
         aside = self._path.with_suffix(".broken.json")
-        log.warning("editor: %s is not usable (%s); it is kept as %s", self._path, reason, aside)
+        log.warning("editor: cannot read %s (%s); renamed to %s", self._path, reason, aside)
         shutil.move(self._path, aside)
         return {}
 
@@ -100,7 +99,7 @@ class UserData:
         return web.FileResponse(path) if path.is_file() else web.Response(content_type="text/css")
 
     async def listing(self, request: web.Request) -> web.Response:
-        """Files of a folder: names, ``[name, *parts]`` with split, objects with full_info."""
+        """List files of a folder: names, ``[name, *parts]`` with split, objects with full_info."""
         directory = request.query.get("dir", "")
         if not directory:
             return reply({"error": "'dir' is missing."}, status=400)
@@ -115,7 +114,7 @@ class UserData:
         return reply(names)
 
     async def entries(self, request: web.Request) -> web.Response:
-        """Files and folders directly below ``path``."""
+        """List the files and folders directly in ``path``."""
         name = request.query.get("path", "")
         folder = path_inside(self._folder, name, untrusted=True) if name else self._folder
         if not folder.is_dir():
@@ -123,12 +122,12 @@ class UserData:
         found = []
         for path in sorted(folder.iterdir()):
             if path.is_dir() or _is_users(path):
-                place = path.relative_to(self._folder).as_posix()
-                entry = {"name": path.name, "path": place}
+                relative = path.relative_to(self._folder).as_posix()
+                entry = {"name": path.name, "path": relative}
                 if path.is_dir():
                     found.append(entry | {"type": "directory"})
                 else:
-                    found.append(entry | {"type": "file"} | _info(path, place))
+                    found.append(entry | {"type": "file"} | _info(path, relative))
         return reply(found)
 
     async def read(self, request: web.Request) -> web.StreamResponse:
@@ -142,7 +141,7 @@ class UserData:
         if path.exists() and not _flag(request, "overwrite", default=True):
             return reply({"error": f"{path.name} exists."}, status=409)
         body = await request.read()
-        # Once begun, a save is brought to its end, even if the page leaves or the server stops.
+        # A save that has begun is finished even if the page disconnects or the server stops.
         await asyncio.shield(asyncio.to_thread(write_bytes, path, body))
         return self._saved(request, path)
 
@@ -165,8 +164,8 @@ class UserData:
         return self._saved(request, target)
 
     def _saved(self, request: web.Request, path: Path) -> web.Response:
-        place = path.relative_to(self._folder).as_posix()
-        answer = _info(path, place) if _flag(request, "full_info") else place
+        relative = path.relative_to(self._folder).as_posix()
+        answer = _info(path, relative) if _flag(request, "full_info") else relative
         return web.json_response(answer, dumps=dumps)
 
 
@@ -176,7 +175,7 @@ def _flag(request: web.Request, name: str, *, default: bool = False) -> bool:
 
 
 def _is_users(path: Path) -> bool:
-    """Not a folder, and not one of our own half-written files."""
+    """Whether this is a file, and not one of our own that is being written."""
     return path.is_file() and not is_unfinished(path)
 
 
@@ -188,7 +187,7 @@ def _info(path: Path, name: str) -> dict[str, Any]:
 
 
 def sandboxed(response: web.FileResponse) -> web.FileResponse:
-    """A user's file is never run as a page of ours, whatever it holds."""
+    """Keep the browser from running a user's file as a page of this site."""
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Content-Security-Policy"] = "sandbox"
     return response

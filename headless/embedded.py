@@ -7,7 +7,7 @@ from pathlib import Path
 from ..sd2.errors import UnreadableFileError
 from ..sd2.files.png_text import PNG_SIGNATURE, read_png_texts
 from ..sd2.files.safetensors_header import looks_like_safetensors, read_safetensors_header
-from .workflow_errors import NotAWorkflowError
+from .workflow_errors import WorkflowError
 
 
 def embedded_texts(path: Path) -> dict[str, str] | None:
@@ -16,7 +16,7 @@ def embedded_texts(path: Path) -> dict[str, str] | None:
     None if this is neither a PNG nor a safetensors file. Reads headers, not pixels or tensors.
 
     Raises:
-        NotAWorkflowError: for such a file that is damaged.
+        WorkflowError: for such a file that is damaged.
     """
     with path.open("rb") as file:
         start = file.read(16)
@@ -28,5 +28,5 @@ def embedded_texts(path: Path) -> dict[str, str] | None:
         else:
             return None
     except UnreadableFileError as error:
-        raise NotAWorkflowError(str(error)) from error
+        raise WorkflowError(str(error)) from error
     return {key: found[key] for key in ("prompt", "workflow") if key in found}

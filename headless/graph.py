@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .workflow_errors import BrokenWorkflowError, NotAWorkflowError
+from .workflow_errors import WorkflowError
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """An input that comes from output ``slot`` of another node."""
+    """An input that is output ``slot`` of another node."""
 
     node_id: str
     slot: int
@@ -19,14 +19,14 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """An input that stands in the workflow itself; a list has lost its ``__value__`` wrapper."""
+    """An input that the workflow states itself; lists are unwrapped from ``__value__``."""
 
     value: Any
 
 
 @dataclass(frozen=True, slots=True)
 class BadLink:
-    """A list that is no link. Lists of values must be wrapped: ``{"__value__": [...]}``."""
+    """A list that is not a link. Lists of values must be wrapped: ``{"__value__": [...]}``."""
 
     received: list[Any]
 
@@ -36,7 +36,7 @@ Input = Link | Value | BadLink
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One node as the workflow states it; nothing here was compared with its class."""
+    """One node as the workflow states it, not checked against its class."""
 
     id: str
     class_type: str | None
@@ -49,24 +49,24 @@ Graph = Mapping[str, Node]
 
 
 def is_ui_workflow(document: Any) -> bool:
-    """Whether this is what the editor saves (nodes as a list), not what the API takes."""
+    """Whether this is the format that the editor saves (nodes in a list), not the API's."""
     return isinstance(document, Mapping) and isinstance(document.get("nodes"), list)
 
 
 def unwrap_prompt(document: Any) -> Mapping[str, Any]:
-    """The prompt itself, from the bare prompt or from ``{"prompt": {...}, ...}``.
+    """Return the prompt itself, given bare or as ``{"prompt": {...}, ...}``.
 
     Raises:
-        NotAWorkflowError: for anything else, the editor's own format included.
+        WorkflowError: for anything else, the editor's own format included.
     """
     if is_ui_workflow(document):
-        raise NotAWorkflowError(
-            "this is a workflow in the editor's format, not in the API format: load it with its "
-            "node classes, so that it can be converted"
+        raise WorkflowError(
+            "this is a workflow in the editor's format, not in the API format. In the editor, "
+            "choose Export (API)"
         )
     if not isinstance(document, Mapping):
-        raise NotAWorkflowError(
-            f"a workflow is a JSON object with a node per key, this is a {type(document).__name__}"
+        raise WorkflowError(
+            f"a workflow is a JSON object with one node per key; found {type(document).__name__}"
         )
     inner = document.get("prompt")
     if isinstance(inner, Mapping) and "class_type" not in inner:
@@ -74,29 +74,29 @@ def unwrap_prompt(document: Any) -> Mapping[str, Any]:
     return document
 
 
-def parse_prompt(document: Any) -> dict[str, Node]:
-    """Read a prompt in API format, bare or inside ``{"prompt": ...}``.
+def parse_prompt(document: Mapping[str, Any]) -> dict[str, Node]:
+    """Parse a prompt in API format.
 
     Raises:
-        NotAWorkflowError, BrokenWorkflowError: the second names the node.
+        WorkflowError: naming the node.
     """
-    return {str(key): _parse_node(str(key), node) for key, node in unwrap_prompt(document).items()}
+    return {str(key): _parse_node(str(key), node) for key, node in document.items()}
 
 
 def _parse_node(node_id: str, node: Any) -> Node:
     if not isinstance(node, Mapping):
-        raise BrokenWorkflowError(
+        raise WorkflowError(
             f"node {node_id}: expected an object with 'class_type' and 'inputs', "
             f"found {type(node).__name__}"
         )
     inputs = node.get("inputs", {})
     if not isinstance(inputs, Mapping):
-        raise BrokenWorkflowError(
+        raise WorkflowError(
             f"node {node_id}: 'inputs' must be an object, found {type(inputs).__name__}"
         )
     class_type = node.get("class_type")
     if class_type is not None and not isinstance(class_type, str):
-        raise BrokenWorkflowError(f"node {node_id}: 'class_type' must be a name, {class_type!r}")
+        raise WorkflowError(f"node {node_id}: 'class_type' must be a string, found {class_type!r}")
     meta = node.get("_meta")
     title = meta.get("title") if isinstance(meta, Mapping) else None
     return Node(
@@ -108,7 +108,7 @@ def _parse_node(node_id: str, node: Any) -> Node:
 
 
 def parse_input(received: Any) -> Input:
-    """One input as JSON has it: every bare list claims to be a link."""
+    """Parse one input. In JSON, a bare list is a link."""
     if isinstance(received, list):
         return parse_link(received) or BadLink(received)
     if isinstance(received, dict) and "__value__" in received:
@@ -117,7 +117,7 @@ def parse_input(received: Any) -> Input:
 
 
 def parse_link(received: Any) -> Link | None:
-    """``["node id", slot]``, or None if this is not one."""
+    """Parse ``["node id", slot]``; None if this is not a link."""
     if not isinstance(received, list) or len(received) != 2:
         return None
     node_id, slot = received

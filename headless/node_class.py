@@ -1,9 +1,9 @@
-"""A V1 node class, looked at once: what it declares, and which inputs of a node reach it."""
+"""What a V1 node class declares, and calls of its functions over lists of inputs."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
@@ -13,6 +13,9 @@ from .graph import Link, Node, Value
 from .workflow_errors import NodeContractError
 
 NO_OPTIONS: Mapping[str, Any] = {}
+
+Arguments = Mapping[str, Sequence[Any]]
+"""A list per input: what its source returned, or the one value that the workflow states."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class InputSpec:
 
     @property
     def choices(self) -> Sequence[Any] | None:
-        """The choices of a combo in either spelling; None if it is none, or lists none itself."""
+        """The choices of a combo, in either declaration; None if this is not one, or lists none."""
         if isinstance(self.type, (list, tuple)):
             return self.type
         if self.type == "COMBO":
@@ -35,13 +38,9 @@ class InputSpec:
             return listed
         return None
 
-    @property
-    def is_lazy(self) -> bool:
-        return bool(self.options.get("lazy"))
-
 
 class NodeClass:
-    """Facts of one node class. ``INPUT_TYPES`` may list folders, so it is asked once."""
+    """A node class. ``INPUT_TYPES`` may list folders, so it is called once."""
 
     def __init__(self, name: str, cls: Any) -> None:
         self.name = name
@@ -54,10 +53,10 @@ class NodeClass:
         self._specs: dict[str, InputSpec | None] = {}
 
     def spec(self, name: str) -> InputSpec | None:
-        """The declaration of an input, or None.
+        """Find the declaration of an input.
 
-        Some packs declare ``optional`` as a dict that claims to hold every name, so it is asked
-        with ``in`` and ``[]`` and not listed.
+        Some packs declare ``optional`` as a dict that contains every name, so names are looked up
+        in it, never listed.
         """
         if name not in self._specs:
             self._specs[name] = self._find(name)
@@ -83,21 +82,21 @@ class NodeClass:
 
     @cached_property
     def inputs(self) -> tuple[InputSpec, ...]:
-        """The required inputs, then the optional ones, in the order of their declaration."""
+        """The required inputs, then the optional ones, as declared."""
         names = [name for part in ("required", "optional") for name in self.declared.get(part, ())]
         specs = [self.spec(name) for name in names]
         return tuple(spec for spec in specs if spec is not None)
 
     @cached_property
     def hidden(self) -> tuple[tuple[str, str], ...]:
-        """Pairs of parameter name and what it wants, such as ``("unique_id", "UNIQUE_ID")``."""
+        """Pairs of parameter name and kind, such as ``("unique_id", "UNIQUE_ID")``."""
         group = self.declared.get("hidden", NO_OPTIONS)
         pairs = ((name, self._read(name, "hidden", group[name]).type) for name in group)
         return tuple((name, kind) for name, kind in pairs if isinstance(kind, str))
 
     @cached_property
     def depends_on_its_id(self) -> bool:
-        """Whether two nodes with the same inputs may still give different results."""
+        """Whether two nodes with the same inputs may return different results."""
         wants_id = any(kind == "UNIQUE_ID" for _, kind in self.hidden)
         return wants_id or bool(getattr(self.cls, "NOT_IDEMPOTENT", False))
 
@@ -124,10 +123,10 @@ class NodeClass:
         return None if function is None else Parameters.of(function)
 
     def strip(self, node: Node) -> tuple[Node, list[str]]:
-        """The node with only the inputs that reach its function, and the names of the others.
+        """Drop the inputs that the function does not take; return their names as well.
 
-        Values that are not declared are dropped, as ComfyUI does (editors save widgets that only
-        they know). Links that are not declared count if the function has a place for them.
+        Values that are not declared are dropped, as in ComfyUI: editors save widgets of their own.
+        A link that is not declared is kept if the function has a parameter for it.
         """
         surplus = [
             name
@@ -141,22 +140,56 @@ class NodeClass:
         return Node(node.id, node.class_type, kept, node.title), surplus
 
     def hidden_arguments(self, values: Mapping[str, Any]) -> dict[str, list[Any]]:
-        """One-item lists for the hidden inputs whose kind ``values`` knows."""
+        """Return a one-item list for each hidden input whose kind is in ``values``."""
         return {name: [values[kind]] for name, kind in self.hidden if kind in values}
 
     def constant_arguments(self, node: Node, hidden: Mapping[str, Any]) -> dict[str, list[Any]]:
-        """What ``IS_CHANGED`` and ``VALIDATE_INPUTS`` see of a stripped node: a link is None, as
-        it is not computed yet."""
+        """Return the arguments of ``IS_CHANGED`` and ``VALIDATE_INPUTS``: None for each link,
+        since nothing is computed yet."""
         arguments = {
             name: [received.value if isinstance(received, Value) else None]
             for name, received in node.inputs.items()
         }
         return arguments | self.hidden_arguments(hidden)
 
+    def call(
+        self,
+        function: Callable[..., Any],
+        arguments: Arguments,
+        before_call: Callable[[], None] = lambda: None,
+    ) -> list[Any]:
+        """Call one of the class's functions for each item of the longest list, as ComfyUI does.
+
+        Shorter lists repeat their last item. With ``INPUT_IS_LIST`` there is one call, which
+        receives the lists themselves.
+        """
+        results = []
+        for keywords in self._calls(arguments):
+            before_call()
+            result = function(**keywords)
+            if inspect.iscoroutine(result):
+                result.close()
+                raise NodeContractError(
+                    f"{self.name}.{function.__name__} is a coroutine function; this runner calls "
+                    "plain functions only"
+                )
+            results.append(result)
+        return results
+
+    def _calls(self, arguments: Arguments) -> Iterator[Mapping[str, Any]]:
+        if self.input_is_list:
+            yield arguments
+            return
+        empty = [name for name, values in arguments.items() if not values]
+        if empty:
+            raise NodeContractError(f"input '{empty[0]}' received an empty list; nothing to run on")
+        for i in range(max(map(len, arguments.values()), default=1)):
+            yield {name: values[min(i, len(values) - 1)] for name, values in arguments.items()}
+
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """The names a function takes as keywords."""
+    """The keyword arguments that a function takes."""
 
     names: frozenset[str]
     any_name: bool
@@ -174,7 +207,7 @@ class Parameters:
 
 
 class NodeClasses:
-    """The node classes during one prompt, each asked for its declarations once."""
+    """The node classes available to one prompt; each is read once."""
 
     def __init__(self, classes: Mapping[str, type]) -> None:
         self._classes = classes
@@ -184,22 +217,22 @@ class NodeClasses:
         return class_type in self._classes
 
     def like(self, class_type: str) -> str | None:
-        """The class whose name is nearest to a misspelt one."""
+        """Find the class with the name most similar to a misspelt one."""
         return next(iter(get_close_matches(class_type, self._classes, n=1, cutoff=0.8)), None)
 
     def raw(self, class_type: str | None) -> type | None:
-        """The class itself, asked for nothing."""
+        """Return the Python class, without reading its declarations."""
         return self._classes.get(class_type) if class_type is not None else None
 
     def __getitem__(self, class_type: str) -> NodeClass:
-        """Raises whatever the class's ``INPUT_TYPES`` raises."""
+        """Read a class; raises whatever its ``INPUT_TYPES`` raises."""
         found = self._seen.get(class_type)
         if found is None:
             found = self._seen[class_type] = NodeClass(class_type, self._classes[class_type])
         return found
 
     def title(self, node: Node) -> str:
-        """What a person calls this node: its own title, its class's, or the class name."""
+        """Return the name that a person sees: the node's title, its class's, or the class name."""
         if node.title:
             return node.title
         cls = self.raw(node.class_type)

@@ -1,87 +1,93 @@
-"""``NODE.INPUT=VALUE``: a prompt with some inputs changed, for the command line's ``--set``."""
+"""Changes inputs of a workflow, as the command line's ``--set NODE.INPUT=VALUE`` asks."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
-from .graph import Node, parse_link, parse_prompt, unwrap_prompt
-from .node_class import InputSpec, NodeClasses
-from .workflow_errors import OverrideError
+from .graph import Node, parse_input, parse_link
+from .node_class import InputSpec
+from .workflow import Workflow
+from .workflow_errors import WorkflowError
 
 
-def apply_overrides(
-    prompt: Mapping[str, Any], overrides: Iterable[str], node_classes: Mapping[str, type]
-) -> dict[str, Any]:
-    """A copy of an API prompt with each ``NODE.INPUT=VALUE`` applied in turn.
+def apply_overrides(workflow: Workflow, overrides: Iterable[str]) -> Workflow:
+    """Return a copy with each ``NODE.INPUT=VALUE`` applied in turn.
 
-    NODE is an id, or a title or class that only one node has. VALUE is JSON, or else text; for an
-    input of text, or a choice among texts, it is always text. A link may be replaced.
+    NODE is an id, or a title or class that only one node has. VALUE is parsed as JSON, else taken
+    as text; for a text input, or one of several texts to choose from, it is always text. A link
+    may be replaced.
 
     Raises:
-        OverrideError: with the nodes or inputs that there are.
+        WorkflowError: listing the nodes or inputs that exist.
     """
-    result = dict(unwrap_prompt(prompt))
-    nodes = parse_prompt(result)
-    classes = NodeClasses(node_classes)
+    prompt = dict(workflow.prompt)
+    graph = dict(workflow.graph)
     for override in overrides:
         target, equals, text = override.partition("=")
         if not equals or "." not in target:
-            raise OverrideError(f"{override!r}: write NODE.INPUT=VALUE, for instance 6.text=a cat")
-        node, name = _find(target, nodes, classes)
-        spec = _declared(node, name, classes, override)
-        inputs = dict(result[node.id].get("inputs", {}))
-        inputs[name] = _parse_value(text, spec)
-        result[node.id] = {**result[node.id], "inputs": inputs}
-    return result
+            raise WorkflowError(f"{override!r}: write NODE.INPUT=VALUE, for instance 6.text=a cat")
+        node, name = _find(target, workflow)
+        value = _parse_value(text, _find_spec(node, name, workflow, override))
+        stated = prompt[node.id]
+        prompt[node.id] = {**stated, "inputs": {**stated.get("inputs", {}), name: value}}
+        inputs = {**graph[node.id].inputs, name: parse_input(value)}
+        graph[node.id] = replace(node, inputs=inputs)
+    return replace(workflow, prompt=prompt, graph=graph)
 
 
-def _find(target: str, nodes: Mapping[str, Node], classes: NodeClasses) -> tuple[Node, str]:
-    """Split ``NODE.INPUT`` where a node is found: titles, and inputs too, may contain dots."""
-    at = [i for i, letter in enumerate(target) if letter == "."]
-    for split in reversed(at):
-        found = _named(target[:split].strip(), nodes, classes)
+def _find(target: str, workflow: Workflow) -> tuple[Node, str]:
+    """Split ``NODE.INPUT`` where NODE is a node: titles and inputs may contain dots too."""
+    dots = [i for i, letter in enumerate(target) if letter == "."]
+    for split in reversed(dots):
+        found = _named(target[:split].strip(), workflow)
         if len(found) == 1:
             return found[0], target[split + 1 :].strip()
         if found:
             ids = ", ".join(node.id for node in found)
-            raise OverrideError(
-                f"{target!r}: {len(found)} nodes are called {target[:split]!r}; name one by its "
-                f"id: {ids}"
+            raise WorkflowError(
+                f"{target!r}: {len(found)} nodes have the name {target[:split]!r}; choose one by "
+                f"its id: {ids}"
             )
-    known = "\n".join(f"  {n.id}: {classes.title(n)} ({n.class_type})" for n in nodes.values())
-    raise OverrideError(f"{target!r}: there is no such node. The nodes are:\n{known}")
+    known = "\n".join(
+        f"  {node.id}: {workflow.titles[node.id]} ({node.class_type})"
+        for node in workflow.graph.values()
+    )
+    raise WorkflowError(f"{target!r}: there is no such node. The nodes are:\n{known}")
 
 
-def _named(name: str, nodes: Mapping[str, Node], classes: NodeClasses) -> list[Node]:
-    if name in nodes:
-        return [nodes[name]]
+def _named(name: str, workflow: Workflow) -> list[Node]:
+    if name in workflow.graph:
+        return [workflow.graph[name]]
+    nodes = workflow.graph.values()
     # A node's own title first; then its class's title; then the class name.
-    for called in (
-        {node.id: node.title or "" for node in nodes.values()},
-        {node.id: classes.title(node) for node in nodes.values()},
-        {node.id: node.class_type or "" for node in nodes.values()},
+    for names in (
+        {node.id: node.title or "" for node in nodes},
+        workflow.titles,
+        {node.id: node.class_type or "" for node in nodes},
     ):
-        found = [node for node in nodes.values() if called[node.id].casefold() == name.casefold()]
+        found = [node for node in nodes if names[node.id].casefold() == name.casefold()]
         if found:
             return found
     return []
 
 
-def _declared(node: Node, name: str, classes: NodeClasses, override: str) -> InputSpec | None:
-    if node.class_type not in classes:
+def _find_spec(node: Node, name: str, workflow: Workflow, override: str) -> InputSpec | None:
+    """The declaration of the input; None if the class is not installed."""
+    if node.class_type not in workflow.classes:
         if name in node.inputs:
             return None
         known = list(node.inputs)
     else:
-        cls = classes[node.class_type or ""]
+        cls = workflow.classes[node.class_type or ""]
         spec = cls.spec(name)
         if spec is not None and spec.category != "hidden":
             return spec
         known = [spec.name for spec in cls.inputs]
-    raise OverrideError(
-        f"{override!r}: node {node.id} ({classes.title(node)}) has no input {name!r}. "
+    raise WorkflowError(
+        f"{override!r}: node {node.id} ({workflow.titles[node.id]}) has no input {name!r}. "
         f"Its inputs are: {', '.join(known) or 'none'}"
     )
 

@@ -1,80 +1,97 @@
-"""A workflow in whatever form a person has it -> a prompt in API format."""
+"""Loads a workflow from any of its file formats."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .editor_format.to_prompt import convert_ui_workflow
+from .editor_format.to_prompt import workflow_to_prompt
 from .embedded import embedded_texts
-from .graph import is_ui_workflow, parse_prompt, unwrap_prompt
+from .graph import Graph, is_ui_workflow, parse_prompt, unwrap_prompt
 from .node_class import NodeClasses
-from .workflow_errors import NotAWorkflowError, WorkflowError
+from .workflow_errors import WorkflowError
 
 
 @dataclass(frozen=True)
-class LoadedWorkflow:
-    """A workflow ready to be validated."""
+class Workflow:
+    """A prompt, with the node classes that it is validated and run with."""
 
-    prompt: dict[str, Any]
+    prompt: Mapping[str, Any]
     """The API format."""
-    titles: dict[str, str]
-    """What a person calls each node of the prompt."""
-    notes: tuple[str, ...]
-    """What was left out or guessed on the way, for a person to read."""
-    ui_workflow: dict[str, Any] | None
-    """The editor's format, if the workflow came with it: what to hand on as
+    graph: Graph
+    """The same, parsed."""
+    classes: NodeClasses
+    notes: tuple[str, ...] = ()
+    """What the conversion to a prompt dropped or guessed, for a person to read."""
+    ui_workflow: Mapping[str, Any] | None = None
+    """The editor's format, if the file contains it: for
     ``extra_data={"extra_pnginfo": {"workflow": ...}}``."""
+
+    @cached_property
+    def titles(self) -> Mapping[str, str]:
+        """The title of each node, for a person to read."""
+        return {node.id: self.classes.title(node) for node in self.graph.values()}
+
+
+def read_prompt(document: Any, node_classes: Mapping[str, type]) -> Workflow:
+    """Read a prompt in API format, bare or as ``{"prompt": {...}, ...}``.
+
+    Raises:
+        WorkflowError: naming the node, if one cannot be read.
+    """
+    prompt = unwrap_prompt(document)
+    return Workflow(prompt, parse_prompt(prompt), NodeClasses(node_classes))
 
 
 def load_workflow(
     source: str | Path | Mapping[str, Any], node_classes: Mapping[str, type]
-) -> LoadedWorkflow:
-    """Read a workflow from a document, or from a JSON, PNG or safetensors file.
+) -> Workflow:
+    """Load a workflow from a document, or from a JSON, PNG or safetensors file.
 
-    A file that carries both formats is taken by its API prompt, which says exactly what ran. Node
-    classes that are not in ``node_classes`` are no error here; validation names them.
+    If a file contains both formats, its API prompt counts: that is exactly what ran. Nodes whose
+    class is not in ``node_classes`` are no error here; validation names them.
 
     Raises:
         WorkflowError: naming the file.
     """
     if isinstance(source, Mapping):
-        return _understand(source, None, node_classes)
+        return _to_workflow(source, None, node_classes)
     path = Path(source)
     try:
         document, ui_workflow = _read(path)
-        return _understand(document, ui_workflow, node_classes)
+        return _to_workflow(document, ui_workflow, node_classes)
     except WorkflowError as error:
         if str(error).startswith(str(path)):
             raise
-        raise type(error)(f"{path}: {error}") from error
+        raise WorkflowError(f"{path}: {error}") from error
     except OSError as error:
-        raise NotAWorkflowError(f"{path}: {error.strerror or error}") from error
+        raise WorkflowError(f"{path}: {error.strerror or error}") from error
 
 
-def _read(path: Path) -> tuple[Any, dict[str, Any] | None]:
-    """The document in a file, and the editor's workflow if that is beside it."""
+def _read(path: Path) -> tuple[Any, Mapping[str, Any] | None]:
+    """Read the document in a file, and the editor's workflow if the file also contains it."""
     texts = embedded_texts(path)
     if texts is None:
         data = path.read_bytes()
         try:
             return json.loads(data.decode("utf-8-sig")), None
         except UnicodeDecodeError:
-            raise NotAWorkflowError("neither JSON, nor a PNG or safetensors file") from None
-        except ValueError as error:  # also a number of more digits than Python reads
-            raise NotAWorkflowError(f"not JSON: {error}") from None
+            raise WorkflowError("neither JSON, nor a PNG or safetensors file") from None
+        except ValueError as error:  # also an integer with more digits than Python parses
+            raise WorkflowError(f"not JSON: {error}") from None
         except RecursionError:
-            raise NotAWorkflowError("not a workflow: nested too deeply") from None
+            raise WorkflowError("not a workflow: nested too deeply") from None
     documents = {key: _parse_embedded(text) for key, text in texts.items()}
     workflow = documents.get("workflow")
     if not is_ui_workflow(workflow):
         workflow = None
     prompt = documents.get("prompt") or workflow
     if prompt is None:
-        raise NotAWorkflowError("this file carries no workflow")
+        raise WorkflowError("this file carries no workflow")
     return prompt, workflow
 
 
@@ -85,15 +102,14 @@ def _parse_embedded(text: str) -> Any:
         return None
 
 
-def _understand(
-    document: Any, ui_workflow: dict[str, Any] | None, node_classes: Mapping[str, type]
-) -> LoadedWorkflow:
+def _to_workflow(
+    document: Any, ui_workflow: Mapping[str, Any] | None, node_classes: Mapping[str, type]
+) -> Workflow:
+    classes = NodeClasses(node_classes)
     notes: tuple[str, ...] = ()
     if is_ui_workflow(document):
-        ui_workflow = dict(document)
-        prompt, notes = convert_ui_workflow(document, node_classes)
+        ui_workflow = document
+        prompt, notes = workflow_to_prompt(document, classes)
     else:
         prompt = dict(unwrap_prompt(document))
-    classes = NodeClasses(node_classes)
-    titles = {node.id: classes.title(node) for node in parse_prompt(prompt).values()}
-    return LoadedWorkflow(prompt, titles, notes, ui_workflow)
+    return Workflow(prompt, parse_prompt(prompt), classes, notes, ui_workflow)

@@ -1,20 +1,12 @@
 """The errors of reading and running workflows. Each names the file, or the node and the input."""
 
+from __future__ import annotations
 
-class WorkflowError(Exception):
-    """Base of every error that a workflow, its nodes or its values can cause."""
-
-
-class NotAWorkflowError(WorkflowError):
-    """A file or a document is readable, but holds no workflow in either format."""
+from ..sd2.errors import SD2ClipError
 
 
-class BrokenWorkflowError(WorkflowError):
-    """A workflow is recognised as one, but a part of it has no possible meaning."""
-
-
-class OverrideError(WorkflowError):
-    """A ``NODE.INPUT=VALUE`` override names no node, several nodes, or no input of its node."""
+class WorkflowError(SD2ClipError):
+    """A workflow cannot be read, changed or run as asked."""
 
 
 class NodeContractError(WorkflowError):
@@ -24,5 +16,5 @@ class NodeContractError(WorkflowError):
 class Interrupted(BaseException):
     """Raised inside a node, at its next progress report, when the user stops the run.
 
-    Not an ``Exception``, so that a node which recovers from errors does not recover from this.
+    Not an ``Exception``, so that a node that handles its own errors does not handle this.
     """

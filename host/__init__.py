@@ -1,4 +1,4 @@
-"""The one seam to whatever runs us."""
+"""The interface to the program that runs us: ComfyUI, or a plain process."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _host: Host | None = None
 
 
 def inside_comfyui() -> bool:
-    """Whether ComfyUI runs us. It has loaded its own modules long before it loads nodes."""
+    """Tell whether ComfyUI runs us. It imports its own modules before it loads nodes."""
     return "folder_paths" in sys.modules and "comfy" in sys.modules
 
 
 def current() -> Host:
-    """The host that runs us: ComfyUI where it is loaded, else a standalone one."""
+    """Return the host in use: ComfyUI if it is loaded, else a standalone host."""
     global _host
     if _host is None:
         if inside_comfyui():
@@ -30,6 +30,6 @@ def current() -> Host:
 
 
 def use(host: Host) -> None:
-    """Run under *host* from now on."""
+    """Use *host* from now on."""
     global _host
     _host = host

@@ -1,7 +1,7 @@
-"""Our nodes inside ComfyUI: its folders, its devices, and its own ``comfy.sd.CLIP`` on our model.
+"""The host inside ComfyUI: its folders, its devices, and its own ``comfy.sd.CLIP`` on our model.
 
-ComfyUI of December 2023 and today's are served alike: what one of them lacks is looked for by name
-or in a signature, never by a version number. Only public functions of ``comfy`` are called.
+Supports ComfyUI from December 2023 on. What a version lacks is detected by name or signature, never
+by version number. Only public functions of ``comfy`` are called.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from comfy import model_management
 
 from ..sd2.errors import OptionError, SD2ClipError
 from .devices import accelerators, parse_device
-from .interface import Clip, Placement, WeightChange
+from .interface import Clip, DevicePlacement, WeightChange, WeightsSource
 
 Route = tuple[str, str, Callable[[dict[str, Any]], dict[str, Any]]]
-"""Method, path, and what answers: plain data in, plain data out."""
+"""Method, path, and handler: plain data in, plain data out."""
 
 CPU = torch.device("cpu")
 
 
 def _gpus() -> list[torch.device]:
-    """The devices that ComfyUI would compute on, but for the CPU."""
+    """List the devices that ComfyUI computes on, without the CPU."""
     first = model_management.get_torch_device()
     if first.type == "cpu":  # no GPU, or ComfyUI was started with --cpu
         return []
@@ -37,7 +37,7 @@ def _gpus() -> list[torch.device]:
         found = list(model_management.get_all_torch_devices())
     else:
         found = [device for device in accelerators() if device.type == first.type]
-    return found or [first]  # DirectML is none of torch's own
+    return found or [first]  # torch does not list DirectML's devices
 
 
 def _holds_dora(tensors: Mapping[str, torch.Tensor]) -> bool:
@@ -45,18 +45,18 @@ def _holds_dora(tensors: Mapping[str, torch.Tensor]) -> bool:
 
 
 def _layer_classes() -> Any:
-    """ComfyUI's layers that cast their weights, and let its memory management move them."""
+    """Return ComfyUI's layers, which cast their weights and which its memory management moves."""
     from comfy import ops
 
     if hasattr(ops.manual_cast, "Embedding"):
         return ops.manual_cast
-    # 2023: tables were plain torch there too.
+    # 2023: ComfyUI's own tables were plain torch too.
     return type("manual_cast", (ops.manual_cast,), {"Embedding": torch.nn.Embedding})
 
 
 @dataclass(frozen=True)
 class _Target:
-    """What ``comfy.sd.CLIP`` builds itself from: two callables, and arguments for the first."""
+    """What ``comfy.sd.CLIP`` is built from: two callables, and arguments for the first."""
 
     clip: Callable[..., Any]
     tokenizer: Callable[..., Any]
@@ -65,9 +65,9 @@ class _Target:
 
 @dataclass(frozen=True)
 class _Build:
-    """How to build a CLIP, once from tensors at hand and again from the file."""
+    """Arguments to build a CLIP: first from a state dict, again from the file."""
 
-    placement: Placement
+    source: WeightsSource
     embedding_directory: Sequence[str] | None
     layer: str
     layer_idx: int | None
@@ -76,21 +76,33 @@ class _Build:
     def clip(self, state_dict: Mapping[str, torch.Tensor], *, disable_dynamic: bool = False) -> Any:
         from comfy import sd
 
+        from ..sd2.model.encoder_setup import SETUP_KEY, EncoderSetup
         from ..sd2.sd2_clip import build_text_encoder
         from ..sd2.sd2_tokenizer import SD2Tokenizer
 
-        load, offload = self.placement.load_device, self.placement.offload_device
-        with torch.inference_mode(False):  # as the tensors were read: for ordinary parameters
+        placement = self.source.placement
+        load, offload = placement.load_device, placement.offload_device
+        setup = EncoderSetup(
+            placeholder_layers=self.source.placeholder_layers,
+            placeholder_projection=self.source.placeholder_projection,
+            output_device=model_management.intermediate_device(),
+            source=self.source,
+        )
+        options = {
+            "custom_operations": _layer_classes(),
+            **self.model_options,
+            SETUP_KEY: setup,
+        }
+        with torch.inference_mode(False):  # ordinary parameters, as the tensors are
             model = build_text_encoder(
                 state_dict,
                 device=offload,
-                dtype=self.placement.dtype,
-                model_options={"custom_operations": _layer_classes(), **self.model_options},
+                dtype=placement.dtype,
+                model_options=options,
                 layer=self.layer,
                 layer_idx=self.layer_idx,
             )
-        model.clip_h.output_device = model_management.intermediate_device()
-        vars(model)["device"] = offload  # ModelPatcher's note of where the model is
+        vars(model)["device"] = offload  # where ModelPatcher looks up the model's device
 
         def tokenizer(embedding_directory: Any = None, tokenizer_data: Any = None) -> SD2Tokenizer:
             made = SD2Tokenizer(embedding_directory=embedding_directory)
@@ -102,7 +114,7 @@ class _Build:
                 "load_device": load,
                 "offload_device": offload,
                 "initial_device": offload,
-                "dtype": self.placement.dtype,
+                "dtype": placement.dtype,
             },
             "disable_dynamic": disable_dynamic,
         }
@@ -113,28 +125,25 @@ class _Build:
             **{name: value for name, value in offered.items() if name in accepted},
         )
         patcher = clip.patcher
-        # Where CLIP takes no devices (2023 and 2024) it has chosen its own. Nothing moves before
-        # the first prompt, so it is not too late.
+        # CLIP of 2023 and 2024 takes no devices and has selected its own. It moves nothing before
+        # the first prompt.
         patcher.load_device, patcher.offload_device = load, offload
         if hasattr(patcher, "current_device"):
             patcher.current_device = offload
         return clip
 
-    def patcher_from_file(self, model: Any, *, disable_dynamic: bool = False) -> Any:
-        """A patcher on weights of its own: how ComfyUI puts a model on a second device."""
-        twin = self.clip(model.source.read(), disable_dynamic=disable_dynamic)
-        twin.cond_stage_model.source = model.source
-        twin.cond_stage_model.clip_h.identity_layers = model.clip_h.identity_layers
-        return twin.patcher
+    def patcher_from_file(self, *, disable_dynamic: bool = False) -> Any:
+        """Build a patcher on weights of its own: ComfyUI puts a model on a second device so."""
+        return self.clip(self.source.read(), disable_dynamic=disable_dynamic).patcher
 
 
 class ComfyUIHost:
     """Runs our nodes inside ComfyUI."""
 
     def model_folders(self, kind: str) -> Sequence[Path]:
-        """Existing folders; each is listed under the first of its kinds only.
+        """List the existing folders, each under the first of its kinds only.
 
-        Newer ComfyUI answers "clip" with the folders of "text_encoders"; older knows no other.
+        New ComfyUI returns the folders of "text_encoders" for "clip"; old ComfyUI has only "clip".
         """
         known = folder_paths.folder_names_and_paths
         names = folder_paths.get_folder_paths(kind) if kind in known or kind == "clip" else []
@@ -157,8 +166,8 @@ class ComfyUIHost:
     def devices(self) -> Sequence[str]:
         return ["auto", "cpu", *(f"gpu:{index}" for index in range(len(_gpus())))]
 
-    def place(self, device: str, dtype: torch.dtype | None) -> Placement:
-        """Auto follows ComfyUI's flags and free memory; a node's own choice wins over both."""
+    def select_device(self, device: str, dtype: torch.dtype | None) -> DevicePlacement:
+        """Follow ComfyUI's flags and free memory, unless the node names a device or dtype."""
         load = model_management.text_encoder_device()
         offload = model_management.text_encoder_offload_device()
         notes: list[str] = []
@@ -169,11 +178,13 @@ class ComfyUIHost:
                 load = offload = CPU
             elif number < len(gpus):
                 load = gpus[number]
-                # --gpu-only keeps models on the GPU: then on the one that was asked for.
+                # --gpu-only stores models on the GPU: then on the requested one.
                 offload = CPU if offload.type == "cpu" else load
             else:
-                there = ", ".join(f"gpu:{i}" for i in range(len(gpus))) or "no GPU"
-                notes.append(f"device {device} is not there (ComfyUI has {there}); using {load}.")
+                available = ", ".join(f"gpu:{i}" for i in range(len(gpus))) or "no GPU"
+                notes.append(
+                    f"device {device} does not exist (ComfyUI has {available}); using {load}."
+                )
         if dtype is None:
             dtype = model_management.text_encoder_dtype(load)
         supports = getattr(model_management, "supports_cast", None)
@@ -181,27 +192,26 @@ class ComfyUIHost:
             name = str(dtype).removeprefix("torch.")
             notes.append(f"{load} cannot compute with {name} weights; using {offload}.")
             load = offload
-        return Placement(load, offload, dtype, tuple(notes))
+        return DevicePlacement(load, offload, dtype, tuple(notes))
 
     def build_clip(
         self,
         state_dict: Mapping[str, torch.Tensor],
         *,
-        placement: Placement,
+        source: WeightsSource,
         embedding_directory: Sequence[str] | None,
         layer: str,
         layer_idx: int | None,
         model_options: Mapping[str, Any],
     ) -> Clip:
-        build = _Build(placement, embedding_directory, layer, layer_idx, model_options)
+        build = _Build(source, embedding_directory, layer, layer_idx, model_options)
         clip = build.clip(state_dict)
         if hasattr(clip.patcher, "cached_patcher_init"):
-            model = clip.cond_stage_model
-            clip.patcher.cached_patcher_init = (build.patcher_from_file, (model,))
+            clip.patcher.cached_patcher_init = (build.patcher_from_file, ())
         return clip  # type: ignore[no-any-return]
 
     def lora_patches(self, changes: Mapping[str, WeightChange]) -> Any:
-        """Made by ComfyUI's own LoRA reader, so that the result is Load LoRA's."""
+        """Convert by ComfyUI's own LoRA reader, so that the result is the same as Load LoRA's."""
         from comfy.lora import load_lora
 
         tensors: dict[str, torch.Tensor] = {}
@@ -209,25 +219,28 @@ class ComfyUIHost:
             tensors |= change.kohya_tensors(name)
         patches = load_lora(tensors, {name: name for name in changes})
         for patch in patches.values():
-            # 2023's ("lora", (up, down, alpha, mid)) had no place for DoRA's scale.
+            # 2023's ("lora", (up, down, alpha, mid)) cannot hold DoRA's scale.
             if isinstance(patch, tuple) and len(patch[1]) < 5 and _holds_dora(tensors):
-                raise OptionError("This LoRA is a DoRA, which this ComfyUI is too old to apply.")
+                raise OptionError(
+                    "This LoRA is a DoRA, which this ComfyUI is too old to apply. Update ComfyUI, "
+                    "or choose another LoRA."
+                )
         return patches
 
 
 async def _json_object(request: Any) -> dict[str, Any]:
     try:
         found = await request.json()
-    except (ValueError, RecursionError) as error:  # not only of syntax: of depth and digits too
-        raise OptionError(f"The body is not JSON: {error}") from None
+    except (ValueError, RecursionError) as error:  # of syntax, depth or length of numbers
+        raise OptionError(f"The request's body is not JSON: {error}") from None
     if not isinstance(found, dict):
-        raise OptionError("A JSON object was expected.")
+        raise OptionError("The request's body is not a JSON object.")
     return found
 
 
 def register_routes(routes: Sequence[Route]) -> None:
     """Serve *routes* on ComfyUI's own server, if there is one."""
-    # Not imported: a script that uses ComfyUI's modules alone has no server to start.
+    # Not imported: a script that uses ComfyUI's modules only has no server.
     module = sys.modules.get("server")
     server = getattr(getattr(module, "PromptServer", None), "instance", None)
     if module is None or server is None:
@@ -241,7 +254,7 @@ def register_routes(routes: Sequence[Route]) -> None:
                     question = dict(request.query)
                 else:
                     question = await _json_object(request)
-                # Not on the server's loop: files are read there, and long texts tokenized.
+                # In a thread: handlers read files and tokenize long texts.
                 result = await asyncio.to_thread(handler, question)
             except SD2ClipError as error:
                 result = {"error": str(error)}

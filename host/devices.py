@@ -1,11 +1,11 @@
-"""Which device and dtype a text encoder gets where we, not ComfyUI, decide."""
+"""Selects a text encoder's device and dtype where ComfyUI does not."""
 
 from __future__ import annotations
 
 import torch
 
 from ..sd2.errors import OptionError
-from .interface import Placement
+from .interface import DevicePlacement
 
 DTYPES = {
     "fp32": torch.float32,
@@ -18,7 +18,7 @@ DTYPES = {
 
 
 def accelerators() -> list[torch.device]:
-    """Every GPU that torch can use here: CUDA and ROCm, then Intel's XPU, then Apple's MPS."""
+    """List every GPU that torch can use: CUDA and ROCm, then Intel's XPU, then Apple's MPS."""
     found = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
     if hasattr(torch, "xpu") and torch.xpu.is_available():
         found += [torch.device("xpu", index) for index in range(torch.xpu.device_count())]
@@ -28,7 +28,7 @@ def accelerators() -> list[torch.device]:
 
 
 def parse_device(name: str) -> int | None:
-    """The number in ``gpu:N`` (``gpu`` and ``cuda`` are accepted too); None for ``cpu``."""
+    """Return the number in ``gpu:N`` (``gpu`` and ``cuda`` are accepted too), None for ``cpu``."""
     kind, _, number = name.strip().lower().partition(":")
     if kind == "cpu":
         return None
@@ -37,11 +37,11 @@ def parse_device(name: str) -> int | None:
     raise OptionError(f"device {name!r} is unknown. Choose auto, cpu, or gpu:0, gpu:1, …")
 
 
-def choose(name: str, dtype: torch.dtype | None) -> Placement:
+def select_device(name: str, dtype: torch.dtype | None) -> DevicePlacement:
     """Resolve ``auto``, ``cpu`` or ``gpu:N``.
 
-    Auto takes the first GPU, or the CPU where there is none. A dtype of None is fp16 on a GPU and
-    fp32 on a CPU, which would have to convert every weight again for each prompt.
+    Auto is the first GPU, or the CPU if there is no GPU. A dtype of None is fp16 on a GPU and fp32
+    on a CPU, which would otherwise convert every weight for each prompt.
     """
     gpus = accelerators()
     cpu = torch.device("cpu")
@@ -54,8 +54,10 @@ def choose(name: str, dtype: torch.dtype | None) -> Placement:
         elif number < len(gpus):
             device = gpus[number]
         else:
-            there = ", ".join(f"gpu:{i}" for i in range(len(gpus))) or "no GPU"
-            notes = (f"device {name} is not there (this machine has {there}); using {device}.",)
+            available = ", ".join(f"gpu:{i}" for i in range(len(gpus))) or "no GPU"
+            notes = (
+                f"device {name} does not exist (this machine has {available}); using {device}.",
+            )
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else torch.float16
-    return Placement(load_device=device, offload_device=device, dtype=dtype, notes=notes)
+    return DevicePlacement(load_device=device, offload_device=device, dtype=dtype, notes=notes)

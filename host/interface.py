@@ -1,7 +1,7 @@
-"""What a host gives us and what we give a host: the vendored, comfy-style interface.
+"""The comfy-style interface between a host and us, as Protocols.
 
-ComfyUI and our own standalone host both satisfy these Protocols. Nothing here imports a host,
-torch or any other part of this package, so everything may import it.
+ComfyUI and our standalone host both satisfy them. This module imports no host, no torch and no
+other part of this package at run time, so every part may import it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 progress_sink: ContextVar[Callable[[int, int], None] | None] = ContextVar(
     "sd2_clip_progress_sink", default=None
 )
-"""Where work in progress reports ``(value, maximum)``; whoever executes a node sets it."""
+"""Called with ``(value, maximum)`` of work in progress; set by the code that executes a node."""
 
 Conditioning = list[list[Any]]
 """ComfyUI's CONDITIONING: a list of ``[cond, options]``; cond is ``(1, 77 * chunks, 1024)``."""
@@ -28,19 +28,19 @@ Tokens = Mapping[str, Sequence[Sequence[tuple[Any, ...]]]]
 
 
 class WeightChange(Protocol):
-    """A change of one weight, such as a LoRA makes."""
+    """A change of one weight, such as a LoRA's."""
 
     def __call__(self, weight: torch.Tensor, strength: float) -> torch.Tensor:
-        """The changed weight; *weight* is float32 and is not written to."""
+        """Return the changed weight; *weight* is float32 and is not modified."""
 
     def kohya_tensors(self, name: str) -> dict[str, torch.Tensor]:
-        """The same as a LoRA file's tensors in kohya's naming, for hosts with a reader for it."""
+        """Return the change as tensors of a LoRA file in kohya's naming, for hosts that read it."""
 
 
 class Clip(Protocol):
     """The handle on a CLIP socket, as nodes use it; ``comfy.sd.CLIP`` is one.
 
-    Handles are shared between nodes: change none, ``clone()`` first.
+    Nodes share handles: ``clone()`` a handle before changing it.
     """
 
     cond_stage_model: Any
@@ -72,54 +72,78 @@ class Clip(Protocol):
 
 
 @dataclass(frozen=True)
-class Placement:
-    """Where a text encoder lives and computes, decided once, before its tensors are read."""
+class DevicePlacement:
+    """Where a text encoder is stored and computes, selected before its tensors are read."""
 
     load_device: torch.device
     """Where it computes."""
     offload_device: torch.device
-    """Where it waits; equal to ``load_device`` where nothing moves."""
+    """Where it is stored between encodes; equal to ``load_device`` if it never moves."""
     dtype: torch.dtype
     """Of the stored weights."""
     notes: tuple[str, ...] = ()
-    """What was asked for and could not be had, in words for the user."""
+    """Requests that could not be met, in sentences for the user."""
+
+
+class WeightsSource(Protocol):
+    """All facts about loaded weights; the text encoder carries it as ``source``."""
+
+    @property
+    def placement(self) -> DevicePlacement: ...
+
+    @property
+    def placeholder_layers(self) -> frozenset[int]:
+        """Layers that the file lacks, counted from 0; the state dict has identity blocks there."""
+
+    @property
+    def placeholder_projection(self) -> bool:
+        """Whether the file lacks the text projection; the state dict has an identity matrix."""
+
+    def read(self) -> Mapping[str, torch.Tensor]:
+        """Read the state dict from the file again."""
+
+    def describe(self) -> str:
+        """Describe what was found and loaded, in several lines for people."""
+
+    def digest(self) -> str:
+        """Return a SHA-256 of the encoder's tensors in the file, or say why there is none."""
 
 
 class Host(Protocol):
-    """The program around us: its folders, its devices, and how it holds a text encoder."""
+    """The program that runs us: its folders, its devices, and its handle on a text encoder."""
 
     def model_folders(self, kind: str) -> Sequence[Path]:
-        """The folders of one kind, under ComfyUI's names: ``checkpoints``, ``embeddings``, …"""
+        """List the folders of one kind, by ComfyUI's names: ``checkpoints``, ``embeddings``, …"""
 
     def input_directory(self) -> Path:
-        """Where files that users bring for nodes lie."""
+        """Return the folder of files that users provide to nodes."""
 
     def output_directory(self) -> Path:
-        """Where nodes save results; it may not exist yet."""
+        """Return the folder that nodes save results in; it may not exist yet."""
 
     def embeds_workflows(self) -> bool:
-        """Whether saved results carry the workflow that made them."""
+        """Tell whether saved results include the workflow that made them."""
 
     def devices(self) -> Sequence[str]:
-        """Names for a device widget: ``auto``, ``cpu``, then ``gpu:N`` for each that is there."""
+        """List the names for a device widget: ``auto``, ``cpu``, then ``gpu:N`` for each GPU."""
 
-    def place(self, device: str, dtype: torch.dtype | None) -> Placement:
-        """Choose for ``auto``, ``cpu`` or ``gpu:N``; an absent device falls back, with a note."""
+    def select_device(self, device: str, dtype: torch.dtype | None) -> DevicePlacement:
+        """Resolve ``auto``, ``cpu`` or ``gpu:N``; an absent device is replaced, with a note."""
 
     def build_clip(
         self,
         state_dict: Mapping[str, torch.Tensor],
         *,
-        placement: Placement,
+        source: WeightsSource,
         embedding_directory: Sequence[str] | None,
         layer: str,
         layer_idx: int | None,
         model_options: Mapping[str, Any],
     ) -> Clip:
-        """A handle around our model and tokenizer, holding *state_dict* (canonical names).
+        """Build a handle on our model and tokenizer, holding *state_dict* (canonical names).
 
-        The tensors are on ``placement.offload_device`` in ``placement.dtype``.
+        The tensors are on the offload device of ``source.placement``, in its dtype.
         """
 
     def lora_patches(self, changes: Mapping[str, WeightChange]) -> Any:
-        """*changes*, by the name of the weight, as ``Clip.add_patches`` takes them here."""
+        """Convert *changes*, by the name of the weight, to what ``Clip.add_patches`` takes."""

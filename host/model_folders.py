@@ -1,4 +1,4 @@
-"""Finding model files by name in a host's folders, and never outside them."""
+"""Finds model files by name in a host's folders, and never outside them."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from ..sd2.files.path_inside import OutsideFolderError, path_inside
 from .interface import Host
 
 CLIP_KINDS = ("text_encoders", "clip", "checkpoints", "diffusers")
-"""Where a text encoder may lie, in the order in which a name is looked for."""
+"""Kinds of folders that may hold a text encoder, in search order."""
 
-LISTED = 6  # files that an error names
+LISTED = 6  # files named in an error
 
 
 class ModelNotFoundError(SD2ClipError):
-    """A file name that no folder of its kind holds, or that points outside them."""
+    """No folder of its kind holds a file of this name, or the name points outside them."""
 
 
 def walk(
     folder: Path, onerror: Callable[[OSError], None] | None = None
 ) -> Iterator[tuple[str, list[str], list[str]]]:
-    """``os.walk`` in sorted order, following links but never round a loop of them.
+    """Walk as ``os.walk`` does, in sorted order, following links but no loops of links.
 
-    *onerror* is told of folders that cannot be read; without it they are passed over.
+    *onerror* is called for folders that cannot be read; without it they are skipped.
     """
     seen = set()
     for root, directories, files in os.walk(folder, followlinks=True, onerror=onerror):
@@ -40,7 +40,7 @@ def walk(
 
 
 def weight_files(folder: Path, suffixes: Sequence[str] = WEIGHT_SUFFIXES) -> list[str]:
-    """Names of all model files below *folder*, relative to it, with ``/`` between parts."""
+    """List all model files below *folder*, relative to it, with ``/`` as the separator."""
     return [
         Path(root, name).relative_to(folder).as_posix()
         for root, _, files in walk(folder)
@@ -50,23 +50,23 @@ def weight_files(folder: Path, suffixes: Sequence[str] = WEIGHT_SUFFIXES) -> lis
 
 
 def diffusers_folders(folder: Path) -> list[str]:
-    """Names of the folders below *folder* that hold a diffusers pipeline or a bare encoder."""
+    """List the folders below *folder* that hold a diffusers pipeline or a single encoder."""
     found = []
     for root, directories, files in walk(folder):
         if root != str(folder) and ("model_index.json" in files or "config.json" in files):
             found.append(Path(root).relative_to(folder).as_posix())
-            directories.clear()  # its parts are not choices of their own
+            directories.clear()  # its components are not listed themselves
     return found
 
 
 def list_models(host: Host, kinds: Sequence[str]) -> list[str]:
-    """Every name a loader node offers, of all *kinds*.
+    """List every name that a loader node offers, of all *kinds*.
 
-    Where two kinds hold the same name, the later one is listed as ``kind/name``; of two folders of
-    one kind the first counts, as in ComfyUI.
+    If two kinds hold the same name, the later one is listed as ``kind/name``; of two folders of one
+    kind, the first has priority, as in ComfyUI.
     """
     kind_of: dict[str, str] = {}
-    seen = set()  # one folder may serve for several kinds
+    seen = set()  # one folder may be of several kinds
     for kind in kinds:
         find = diffusers_folders if kind == "diffusers" else weight_files
         for folder in host.model_folders(kind):
@@ -80,7 +80,7 @@ def list_models(host: Host, kinds: Sequence[str]) -> list[str]:
 
 
 def locate(folder: Path, name: str) -> Path | None:
-    """*folder*/*name* if that exists and its spelling does not lead out of *folder*."""
+    """Return *folder*/*name* if it exists and its spelling does not lead out of *folder*."""
     try:
         path = path_inside(Path(os.path.abspath(folder)), name)
     except OutsideFolderError:
@@ -89,7 +89,7 @@ def locate(folder: Path, name: str) -> Path | None:
 
 
 def resolve_model(host: Host, kinds: Sequence[str], name: str) -> Path:
-    """The file or folder that *name* stands for; both path separators are accepted."""
+    """Return the file or folder of this name; both path separators are accepted."""
     name = name.replace("\\", "/")
     folders = [(kind, folder) for kind in kinds for folder in host.model_folders(kind)]
     for kind, folder in folders:
@@ -97,9 +97,9 @@ def resolve_model(host: Host, kinds: Sequence[str], name: str) -> Path:
             path = locate(folder, spelling)
             if path is not None:
                 return path
-    searched = ", ".join(dict.fromkeys(str(folder) for _, folder in folders)) or "none is set up"
-    there = list_models(host, kinds)
+    searched = and_more(dict.fromkeys(str(folder) for _, folder in folders), len(folders))
+    available = and_more(list_models(host, kinds), LISTED)
     raise ModelNotFoundError(
-        f"{name!r} is in none of the model folders ({searched}). Put the file there, or choose one "
-        f"that is there: {and_more(there, LISTED) or 'there are none'}."
+        f"{name!r} is in none of the model folders ({searched or 'none is configured'}). Put the "
+        f"file there, or choose one of their files: {available or 'there are none'}."
     )

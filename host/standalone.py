@@ -1,4 +1,4 @@
-"""Our own host: model folders, devices and the CLIP handle where there is no ComfyUI."""
+"""Our own host: model folders, devices and the CLIP handle without ComfyUI."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 
 from ..sd2.errors import SD2ClipError
 from ..sd2.files.file_kinds import WEIGHT_SUFFIXES
-from .interface import Clip, Placement, WeightChange
+from .interface import Clip, DevicePlacement, WeightChange, WeightsSource
 
 if TYPE_CHECKING:
     import torch
@@ -21,13 +21,13 @@ EXTRA_PATHS_FILE = "extra_model_paths.yaml"
 
 
 class ModelFoldersError(SD2ClipError):
-    """A folder or an ``extra_model_paths.yaml`` that was named cannot be used."""
+    """A given models folder or ``extra_model_paths.yaml`` cannot be used."""
 
 
 def read_extra_model_paths(path: Path) -> dict[str, list[Path]]:
-    """ComfyUI's ``extra_model_paths.yaml``: the folders of each kind that concern us.
+    """Read the folders of each kind of ours from ComfyUI's ``extra_model_paths.yaml``.
 
-    Every section may have a ``base_path``; a value is one folder or several, a line each.
+    Every section may have a ``base_path``; a value is one folder, or several on a line each.
     """
     try:
         sections = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -35,12 +35,16 @@ def read_extra_model_paths(path: Path) -> dict[str, list[Path]]:
         raise ModelFoldersError(f"{path} cannot be read: {error}") from error
     folders: dict[str, list[Path]] = {kind: [] for kind in MODEL_KINDS}
     if not isinstance(sections, Mapping):
-        raise ModelFoldersError(f"{path}: expected sections such as 'comfyui:' with folders.")
+        raise ModelFoldersError(
+            f"{path} has no sections. Expected sections such as 'comfyui:', with folders in them."
+        )
     for name, section in sections.items():
         if section is None:
             continue
         if not isinstance(section, Mapping):
-            raise ModelFoldersError(f"{path}: section {name!r} is no list of folders.")
+            raise ModelFoldersError(
+                f"{path}: section {name!r} does not map kinds, such as 'checkpoints', to folders."
+            )
         base = Path(str(section.get("base_path", "")).strip()).expanduser()
         for kind in MODEL_KINDS:
             for line in str(section.get(kind) or "").splitlines():
@@ -50,10 +54,10 @@ def read_extra_model_paths(path: Path) -> dict[str, list[Path]]:
 
 
 def model_folders(root: Path) -> dict[str, list[Path]]:
-    """The folders of each kind that *root* stands for.
+    """Return the folders of each kind that *root* stands for.
 
     *root* is a models folder with ComfyUI's names in it, a ComfyUI folder, an
-    ``extra_model_paths.yaml``, or any folder of model files, which then serve for every kind.
+    ``extra_model_paths.yaml``, or any folder of model files, which is then used for every kind.
     """
     if not root.exists():
         raise ModelFoldersError(f"The models folder {root} does not exist.")
@@ -71,7 +75,7 @@ def model_folders(root: Path) -> dict[str, list[Path]]:
             folders[kind] += extra
             found = True
     if not found or any(file.suffix in WEIGHT_SUFFIXES for file in root.iterdir()):
-        # Loose files may be of any kind that has no folder of its own here.
+        # Files directly in root may be of any kind that has no folder of its own.
         folders = {kind: own or [root] for kind, own in folders.items()}
     return folders
 
@@ -112,39 +116,47 @@ class StandaloneHost:
 
         return ["auto", "cpu", *(f"gpu:{index}" for index in range(len(accelerators())))]
 
-    def place(self, device: str, dtype: torch.dtype | None) -> Placement:
-        from .devices import choose
+    def select_device(self, device: str, dtype: torch.dtype | None) -> DevicePlacement:
+        from .devices import select_device
 
-        return choose(self._device if device == "auto" else device, dtype)
+        return select_device(self._device if device == "auto" else device, dtype)
 
     def build_clip(
         self,
         state_dict: Mapping[str, torch.Tensor],
         *,
-        placement: Placement,
+        source: WeightsSource,
         embedding_directory: Sequence[str] | None,
         layer: str,
         layer_idx: int | None,
         model_options: Mapping[str, Any],
     ) -> Clip:
-        from ..sd2.model.encode_cache import Recall
+        import torch
+
+        from ..sd2.model.encode_cache import EncodeCache
+        from ..sd2.model.encoder_setup import SETUP_KEY, EncoderSetup
         from ..sd2.sd2_clip import build_text_encoder
         from ..sd2.sd2_tokenizer import SD2Tokenizer
         from .standalone_clip import StandaloneClip
 
+        placement = source.placement
+        on_cpu = placement.load_device.type == "cpu"
+        setup = EncoderSetup(
+            placeholder_layers=source.placeholder_layers,
+            placeholder_projection=source.placeholder_projection,
+            # CPUs compute fp16 and bf16 slowly, and ComfyUI uses fp32 there; GPUs are fast in both.
+            compute_dtype=torch.float32 if on_cpu else placement.dtype,
+            cache=EncodeCache() if on_cpu else None,
+            source=source,
+        )
         model = build_text_encoder(
             state_dict,
             device=placement.load_device,
             dtype=placement.dtype,
-            model_options=model_options,
+            model_options={**model_options, SETUP_KEY: setup},
             layer=layer,
             layer_idx=layer_idx,
         )
-        if placement.load_device.type != "cpu":
-            # A CPU computes fp16 and bf16 slowly and ComfyUI in fp32; a GPU is made for them.
-            model.clip_h.compute_dtype = placement.dtype
-        else:
-            model.clip_h.recall = Recall()
         tokenizer = SD2Tokenizer(embedding_directory=embedding_directory)
         tokenizer.clip_h.embedding_size = model.clip_h.config.hidden_size
         return StandaloneClip(model, tokenizer)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from .interface import Conditioning, Tokens, WeightChange
 
 
 def with_weights(model: SD2ClipModel, changed: Mapping[str, torch.Tensor]) -> SD2ClipModel:
-    """A model that shares all of *model*'s tensors but those *changed*."""
+    """Copy *model*, sharing all tensors except those *changed*, by name."""
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     twin = copy.deepcopy(model, dict(shared))
     for name, tensor in changed.items():
@@ -25,16 +24,10 @@ def with_weights(model: SD2ClipModel, changed: Mapping[str, torch.Tensor]) -> SD
     return twin
 
 
-def _changes_nothing(layer: torch.nn.Module) -> bool:
-    """Whether a block's two outputs are zero, as in the stand-in for one that a file lacks."""
-    outputs = (layer.get_submodule("self_attn.out_proj"), layer.get_submodule("mlp.fc2"))
-    return not any(tensor.any() for output in outputs for tensor in output.parameters())
-
-
 class StandaloneClip:
-    """A text encoder, its tokenizer, and what a node chose for them.
+    """A text encoder, its tokenizer, and the options that a node chose for them.
 
-    Clones share the model; a lock keeps their options apart while one encodes.
+    Clones share the model; a lock keeps one clone's options in place while it encodes.
     """
 
     def __init__(self, cond_stage_model: SD2ClipModel, tokenizer: SD2Tokenizer) -> None:
@@ -43,12 +36,12 @@ class StandaloneClip:
         self.layer_idx: int | None = None
         self.tokenizer_options: dict[str, Any] = {}
         self.patches: dict[str, list[tuple[float, WeightChange, float]]] = {}
-        """Of each changed weight, in order: strength of the patch, the patch, strength of before;
-        a record, as they are applied already."""
+        """Per changed weight, in order: (patch strength, patch, strength of the weight before it).
+        Kept for the record: they are already applied."""
         self._lock = threading.Lock()
 
     def clone(self) -> StandaloneClip:
-        """A handle of its own on the same weights."""
+        """Make a handle with options of its own on the same weights."""
         twin = StandaloneClip(self.cond_stage_model, self.tokenizer)
         twin.layer_idx = self.layer_idx
         twin.tokenizer_options = dict(self.tokenizer_options)
@@ -57,15 +50,15 @@ class StandaloneClip:
         return twin
 
     def clip_layer(self, layer_idx: int | None) -> None:
-        """Take hidden states from this layer; None: as loaded."""
+        """Return the states of this layer; None: of the layer chosen at loading."""
         self.layer_idx = layer_idx
 
     def set_tokenizer_option(self, option_name: str, value: Any) -> None:
-        """Set what ``tokenize`` passes on as ``tokenizer_options``."""
+        """Set an option that ``tokenize`` passes on as ``tokenizer_options``."""
         self.tokenizer_options[option_name] = value
 
     def tokenize(self, text: str, return_word_ids: bool = False, **kwargs: Any) -> Tokens:
-        """``{"h": chunks}``; see ``SD2Tokenizer.tokenize_with_weights``."""
+        """Tokenize to ``{"h": chunks}``; see ``SD2Tokenizer.tokenize_with_weights``."""
         options = {**self.tokenizer_options, **kwargs.pop("tokenizer_options", {})}
         if options:
             kwargs["tokenizer_options"] = options
@@ -74,14 +67,14 @@ class StandaloneClip:
     def encode_from_tokens(
         self, tokens: Tokens, return_pooled: bool | str = False, return_dict: bool = False
     ) -> Any:
-        """*cond*, or ``(cond, pooled)``, or both in a dict under ``cond`` and ``pooled_output``.
+        """Encode to *cond*, to ``(cond, pooled)``, or to a dict of ``cond`` and ``pooled_output``.
 
         *cond* is (1, 77 * chunks, 1024), *pooled* (1, 1024), in float32 on the CPU.
-        ``return_pooled="unprojected"`` leaves the text projection out. The last block is computed
-        only if *pooled* or its states are asked for.
+        ``return_pooled="unprojected"`` omits the text projection. The last block is computed only
+        if *pooled* or its states are requested.
         """
         model = self.cond_stage_model
-        # no_grad, not inference_mode: a trainer may put the result through layers that it trains.
+        # no_grad, not inference_mode: the result may be the input of layers in training.
         with self._lock, torch.no_grad():
             model.reset_clip_options()
             if self.layer_idx is not None:
@@ -102,35 +95,27 @@ class StandaloneClip:
         add_dict: Mapping[str, Any] | None = None,
         show_pbar: bool = True,
     ) -> Conditioning:
-        """``[[cond, {"pooled_output": pooled, **add_dict}]]``: there are no hooks to schedule."""
+        """Encode to ``[[cond, {"pooled_output": pooled, **add_dict}]]``; no hooks are scheduled."""
         cond, pooled = self.encode_from_tokens(tokens, "unprojected" if unprojected else True)
         return [[cond, {"pooled_output": pooled, **(add_dict or {})}]]
 
     def encode(self, text: str) -> torch.Tensor:
-        """Text to *cond*, (1, 77 * chunks, 1024)."""
+        """Encode text to *cond*, (1, 77 * chunks, 1024)."""
         cond: torch.Tensor = self.encode_from_tokens(self.tokenize(text))
         return cond
 
     def get_sd(self) -> dict[str, torch.Tensor]:
-        """All tensors, named ``clip_h.transformer.text_model…``; they are not copies."""
+        """Return all tensors, named ``clip_h.transformer.text_model…``; they are not copies."""
         return {**self.cond_stage_model.state_dict(), **self.tokenizer.state_dict()}
 
     def load_sd(self, sd: dict[str, torch.Tensor], full_model: bool = False) -> Any:
         """Copy tensors in; names start with ``text_model.``, or ``clip_h.`` if *full_model*.
 
-        For all handles on this model, which from then on is no file's: ``source`` is None.
+        The tensors of all handles on this model change, and its ``source`` becomes None.
         """
-        model: Any = self.cond_stage_model
-        model.source = None
-        load = partial(model.load_state_dict, strict=False) if full_model else model.load_sd
+        model = self.cond_stage_model
         with self._lock:
-            result = load(sd)
-        encoder = model.clip_h
-        layers = encoder.transformer.text_model.encoder.layers
-        encoder.identity_layers = frozenset(
-            number for number in encoder.identity_layers if _changes_nothing(layers[number])
-        )
-        return result
+            return model.load_state_dict(sd, strict=False) if full_model else model.load_sd(sd)
 
     def add_patches(
         self,
@@ -138,10 +123,10 @@ class StandaloneClip:
         strength_patch: float = 1.0,
         strength_model: float = 1.0,
     ) -> list[str]:
-        """Change weights for this handle alone; returns the names that were changed.
+        """Change weights for this handle alone; return the names of those that were changed.
 
-        *patches* maps a tensor's name to what makes ``change(strength_model * weight,
-        strength_patch)`` of it, in fp32, as a small change would vanish in fp16.
+        *patches* maps a weight's name to its change: the weight becomes ``change(strength_model *
+        weight, strength_patch)``. Computed in fp32, because a small change would vanish in fp16.
         """
         own = self.cond_stage_model.state_dict()
         changed = {

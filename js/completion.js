@@ -1,16 +1,18 @@
 // @ts-check
-// Completing the name after "embedding:" while typing. No DOM here.
+// Finds the name after "embedding:" at the caret, and the embeddings that match it. No DOM here.
+
+import { EMBEDDING_SIZE } from "./token_view.js";
 
 /**
  * @typedef {{name: string, vectors: number | null, width: number | null}} Embedding
- * @typedef {{start: number, end: number, typed: string}} Query
+ * @typedef {{start: number, end: number, prefix: string}} Query
  */
 
 const BEFORE_CARET = /(?:^|[\s,()[\]{}|])embedding:([^\s,()[\]{}|:]*)$/;
 const AFTER_CARET = /^[^\s,()[\]{}|:]*/;
 
 /**
- * The name being typed at the caret, or null. `start` and `end` enclose all of the name.
+ * The name being typed at the caret, or null. `start` and `end` enclose the whole name.
  * @param {string} text
  * @param {number} caret
  * @returns {Query | null}
@@ -18,29 +20,34 @@ const AFTER_CARET = /^[^\s,()[\]{}|:]*/;
 export function embeddingQuery(text, caret) {
   const before = text.slice(0, caret).match(BEFORE_CARET);
   if (!before) return null;
+  const prefix = before[1] ?? "";
   const rest = text.slice(caret).match(AFTER_CARET)?.[0] ?? "";
-  return { start: caret - before[1].length, end: caret + rest.length, typed: before[1] };
+  return { start: caret - prefix.length, end: caret + rest.length, prefix };
+}
+
+/** Whether an embedding's vectors have SD2's width, as far as that is known. @param {Embedding} one */
+export function fitsSD2({ width }) {
+  return width === null || width === EMBEDDING_SIZE;
 }
 
 /**
- * The embeddings to offer: those that begin with what was typed, then those that contain it. Empty
- * if the name is complete. Those of another width come last: they cannot be used.
+ * The embeddings to suggest: names that start with the prefix, then names that contain it, then
+ * embeddings of another width, which SD2 cannot use. Empty if the name is complete.
  * @param {Embedding[]} embeddings
- * @param {string} typed
+ * @param {string} prefix
  * @param {number} limit
  */
-export function matching(embeddings, typed, limit) {
-  const wanted = typed.toLowerCase();
-  /** @type {[number, Embedding][]} */
+export function matching(embeddings, prefix, limit) {
+  const lower = prefix.toLowerCase();
+  /** @type {{rank: number, embedding: Embedding}[]} */
   const found = [];
   for (const embedding of embeddings) {
-    const at = embedding.name.toLowerCase().indexOf(wanted);
-    if (at < 0) continue;
-    const unusable = embedding.width !== null && embedding.width !== 1024;
-    found.push([(at > 0 ? 1 : 0) + (unusable ? 2 : 0), embedding]);
+    const index = embedding.name.toLowerCase().indexOf(lower);
+    if (index < 0) continue;
+    found.push({ rank: (index > 0 ? 1 : 0) + (fitsSD2(embedding) ? 0 : 2), embedding });
   }
-  if (found.length === 1 && found[0][1].name === typed) return [];
-  // sort() keeps the order of equals, which is alphabetical.
-  found.sort((a, b) => a[0] - b[0]);
-  return found.slice(0, limit).map(([, embedding]) => embedding);
+  if (found.length === 1 && found[0]?.embedding.name === prefix) return [];
+  // sort() is stable: equal ranks stay in alphabetical order.
+  found.sort((a, b) => a.rank - b.rank);
+  return found.slice(0, limit).map(({ embedding }) => embedding);
 }

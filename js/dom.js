@@ -1,30 +1,24 @@
 // @ts-check
-// Building elements. Text is always set as text, never as markup: prompts and files are foreign.
+// Builds elements. Strings become text nodes, never markup: prompts and files are untrusted.
+
+/** @typedef {(Node | string)[]} Content */
 
 /**
- * @param {string} tag
+ * @template {keyof HTMLElementTagNameMap} Tag
+ * @param {Tag} tag
  * @param {string} [className]
- * @param {string | (Node | string)[]} [content]
- * @returns {HTMLElement}
+ * @param {string | Content} [content]
  */
 export function element(tag, className = "", content = []) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  made.append(...(typeof content === "string" ? [content] : content));
-  return made;
+  const created = document.createElement(tag);
+  if (className) created.className = className;
+  created.append(...(typeof content === "string" ? [content] : content));
+  return created;
 }
 
-/** @param {HTMLElement} target @param {(Node | string)[]} content */
-export function fill(target, content) {
-  target.replaceChildren(...content);
-}
-
-/**
- * Our style sheet, to lie in a panel of ours: the page's own head is not for us to add to. It is
- * beside this script, wherever the server keeps that.
- */
+/** Our style sheet, to put into each panel: the page's head is not ours to change. */
 export function styleSheet() {
-  const link = document.createElement("link");
+  const link = element("link");
   link.rel = "stylesheet";
   link.href = new URL("./sd2_clip.css", import.meta.url).href;
   return link;

@@ -1,22 +1,22 @@
 // @ts-check
-// Offers names of embeddings while "embedding:" is typed, below the text and never over it.
+// Suggests embedding names while "embedding:" is typed: below the text, never over it.
 
-import { embeddingQuery, matching } from "./completion.js";
-import { element, fill } from "./dom.js";
-import { askEmbeddings } from "./server.js";
+import { embeddingQuery, fitsSD2, matching } from "./completion.js";
+import { element } from "./dom.js";
+import { fetchEmbeddings } from "./server.js";
 
 /** @typedef {import("./completion.js").Embedding} Embedding */
-/** @typedef {(key: string, values?: Record<string, string | number>) => string} Say */
+/** @typedef {import("./messages.js").Translate} Translate */
 
-const MOST_OFFERS = 8;
+const MAX_SUGGESTIONS = 8;
 
-/** @param {{say: Say, changed: () => void}} options */
-export function createCompletion({ say, changed }) {
-  const root = element("div", "sd2c-offers");
+/** @param {{translate: Translate, changed: () => void}} options */
+export function createCompletion({ translate, changed }) {
+  const root = element("div", "sd2c-suggestions");
   root.hidden = true;
   /** @type {Embedding[]} */
-  let offers = [];
-  let chosen = 0;
+  let suggestions = [];
+  let selected = 0;
   /** @type {HTMLTextAreaElement | null} */
   let area = null;
   /** @type {WeakSet<HTMLTextAreaElement>} */
@@ -24,45 +24,47 @@ export function createCompletion({ say, changed }) {
 
   function close() {
     if (root.hidden) return;
-    offers = [];
+    suggestions = [];
     root.hidden = true;
     changed();
   }
 
   function draw() {
-    const items = offers.map((offer, index) => {
-      const item = element("div", index === chosen ? "sd2c-offer sd2c-chosen" : "sd2c-offer", [
-        element("span", "", offer.name),
-        element("small", "", about(offer, say)),
+    const items = suggestions.map((embedding, index) => {
+      const className = index === selected ? "sd2c-suggestion sd2c-selected" : "sd2c-suggestion";
+      const item = element("div", className, [
+        element("span", "", embedding.name),
+        element("small", "", describe(embedding, translate)),
       ]);
-      // Before the text loses the focus, and with it the caret.
+      // Not "click": the text would lose the focus first, and with it the caret.
       item.addEventListener("pointerdown", (event) => {
         event.preventDefault();
         event.stopPropagation();
-        insert(offer);
+        insert(embedding);
       });
       return item;
     });
-    fill(root, [...items, element("div", "sd2c-hint", say("completionKeys"))]);
+    root.replaceChildren(...items, element("div", "sd2c-hint", translate("completionKeys")));
     root.hidden = false;
     changed();
   }
 
-  /** @param {Embedding} offer */
-  function insert(offer) {
+  /** @param {Embedding | undefined} embedding */
+  function insert(embedding) {
     const query = area && embeddingQuery(area.value, area.selectionStart);
     close();
-    if (!area || !query) return;
-    area.setRangeText(offer.name, query.start, query.end, "end");
+    if (!area || !query || !embedding) return;
+    area.setRangeText(embedding.name, query.start, query.end, "end");
     area.dispatchEvent(new Event("input", { bubbles: true }));
   }
 
   /** @param {KeyboardEvent} event */
   function onKey(event) {
     if (root.hidden || event.isComposing || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.key === "Tab" && !event.shiftKey) insert(offers[chosen]);
-    else if (event.key === "ArrowDown") chosen = (chosen + 1) % offers.length;
-    else if (event.key === "ArrowUp") chosen = (chosen + offers.length - 1) % offers.length;
+    const count = suggestions.length;
+    if (event.key === "Tab" && !event.shiftKey) insert(suggestions[selected]);
+    else if (event.key === "ArrowDown") selected = (selected + 1) % count;
+    else if (event.key === "ArrowUp") selected = (selected + count - 1) % count;
     else if (event.key !== "Escape") return;
     event.preventDefault();
     event.stopPropagation();
@@ -73,7 +75,7 @@ export function createCompletion({ say, changed }) {
   return {
     root,
     close,
-    /** Offer what fits the caret, if the user is typing this text. @param {string} text */
+    /** Suggest what matches at the caret, if the user is typing this text. @param {string} text */
     async update(text) {
       const focused = document.activeElement;
       if (!(focused instanceof HTMLTextAreaElement) || focused.value !== text) return close();
@@ -87,22 +89,23 @@ export function createCompletion({ say, changed }) {
       }
       let found;
       try {
-        found = matching(await askEmbeddings(), query.typed, MOST_OFFERS);
+        found = matching(await fetchEmbeddings(), query.prefix, MAX_SUGGESTIONS);
       } catch {
-        return close(); // typing goes on; the meter says that the server does not answer
+        return close(); // the token meter reports that the server does not respond
       }
       if (area.value !== text) return;
       if (!found.length) return close();
-      offers = found;
-      chosen = 0;
+      suggestions = found;
+      selected = 0;
       draw();
     },
   };
 }
 
-/** @param {Embedding} offer @param {Say} say */
-function about(offer, say) {
-  if (offer.width !== null && offer.width !== 1024) return say("wrongWidth", { width: offer.width });
-  if (offer.vectors === null) return "";
-  return say(offer.vectors === 1 ? "vector" : "vectors", { n: offer.vectors });
+/** @param {Embedding} embedding @param {Translate} translate */
+function describe(embedding, translate) {
+  if (embedding.width !== null && !fitsSD2(embedding)) {
+    return translate("wrongWidth", { width: embedding.width });
+  }
+  return embedding.vectors === null ? "" : translate("vectors", { n: embedding.vectors });
 }

@@ -1,119 +1,122 @@
 // @ts-check
-// The card of Load SD2 CLIP: what the chosen file holds, before anything runs.
+// The file card of Load SD2 CLIP: what the chosen file contains, before a run.
 
-import { element, fill } from "./dom.js";
-import { latest } from "./latest.js";
-import { askFile } from "./server.js";
+import { debounce } from "./debounce.js";
+import { element } from "./dom.js";
+import { fetchFile } from "./server.js";
 import { absoluteLayer, headingAndRest, sizeText } from "./token_view.js";
 
-/** @typedef {(key: string, values?: Record<string, string | number>) => string} Say */
-/** @typedef {Record<string, any>} FileFacts the answer of /sd2_clip/inspect */
+/** @typedef {import("./messages.js").Translate} Translate */
+/** @typedef {import("./server.js").FileFacts} FileFacts */
+/** @typedef {import("./server.js").FileError} FileError */
+/** @typedef {import("./token_view.js").LoaderLayer} LoaderLayer */
 
-const PAUSE = 60;
+const DELAY = 60;
 
 /**
- * @param {{say: Say, changed: () => void, choose: (name: string) => void}} options
+ * @param {{translate: Translate, changed: () => void, choose: (name: string) => void}} options
  */
-export function createFileCard({ say, changed, choose }) {
+export function createFileCard({ translate, changed, choose }) {
   const root = element("div", "sd2c-card");
-  /** @type {{name: string, facts: FileFacts} | null} */
-  let known = null;
-  let loader = { layer: "penultimate", layer_idx: -2 };
+  /** @type {{name: string, answer: FileFacts | FileError} | null} */
+  let shown = null;
+  /** @type {LoaderLayer} */
+  let loaderLayer = { layer: "penultimate", layer_idx: -2 };
 
-  const asking = latest(PAUSE, async (/** @type {string} */ name, signal) => {
-    let facts;
+  const request = debounce(DELAY, async (/** @type {string} */ name, signal) => {
+    /** @type {FileFacts | FileError} */
+    let answer;
     try {
-      facts = await askFile(name, signal);
+      answer = await fetchFile(name, signal);
     } catch (error) {
       if (signal.aborted) throw error;
-      facts = { error: String(error) };
+      answer = { error: String(error) };
     }
     if (signal.aborted) return;
-    known = { name, facts };
+    shown = { name, answer };
     draw();
   });
 
   function draw() {
-    if (known === null) return;
-    const { facts } = known;
-    root.classList.toggle("sd2c-wrong", Boolean(facts.error));
-    fill(root, facts.error ? wrongParts(facts) : goodParts(facts));
+    if (shown === null) return;
+    const { answer } = shown;
+    root.classList.toggle("sd2c-wrong", "error" in answer);
+    root.replaceChildren(...("error" in answer ? errorContent(answer) : factsContent(answer)));
     changed();
   }
 
-  /** @param {FileFacts} facts */
-  function wrongParts(facts) {
-    const [heading, rest] = headingAndRest(facts.error);
-    const parts = [element("b", "sd2c-bad", heading), element("div", "", rest)];
-    if (facts.alternatives?.length) {
-      const buttons = facts.alternatives.map((/** @type {string} */ name) => {
+  /** @param {FileError} answer */
+  function errorContent({ error, alternatives = [] }) {
+    const [heading, rest] = headingAndRest(error);
+    const content = [element("b", "sd2c-bad", heading), element("div", "", rest)];
+    if (alternatives.length) {
+      const buttons = alternatives.map((name) => {
         const button = element("button", "sd2c-choice", name);
         button.addEventListener("click", () => choose(name));
         return button;
       });
-      parts.push(element("div", "sd2c-instead", [say("chooseInstead"), ...buttons]));
+      const label = translate("chooseInstead");
+      content.push(element("div", "sd2c-alternatives", [label, ...buttons]));
     }
-    return parts;
+    return content;
   }
 
   /** @param {FileFacts} facts */
-  function goodParts(facts) {
-    const line = [
+  function factsContent(facts) {
+    const summary = [
       facts.layout,
-      say("layers", { n: facts.layers, count: facts.model_layers }),
+      translate("layers", { n: facts.layers, count: facts.model_layers }),
       facts.dtype,
       sizeText(facts.bytes),
-      say(facts.has_projection ? "projection" : "noProjection"),
+      translate(facts.has_projection ? "projection" : "noProjection"),
     ];
-    const parts = [element("b", "", facts.family), element("div", "", line.join(" · "))];
+    const content = [element("b", "", facts.family), element("div", "", summary.join(" · "))];
     if (facts.contents.length) {
-      parts.push(element("div", "sd2c-hint", say("also", { parts: facts.contents.join(", ") })));
+      const text = translate("alsoContains", { parts: facts.contents.join(", ") });
+      content.push(element("div", "sd2c-hint", text));
     }
-    const wanted = absoluteLayer(0, loader) ?? 0;
-    if (wanted > facts.layers) {
-      const text = say("lastAbsent", { n: facts.layers, wanted });
-      parts.push(element("div", "sd2c-warning", text));
+    const number = absoluteLayer(0, loaderLayer) ?? 0;
+    if (number > facts.layers) {
+      const text = translate("selectedLayerMissing", { n: facts.layers, number });
+      content.push(element("div", "sd2c-warning", text));
     }
     for (const note of [...facts.suspicious, ...facts.notes]) {
-      parts.push(element("div", "sd2c-hint", note));
+      content.push(element("div", "sd2c-hint", note));
     }
-    return parts;
+    return content;
   }
 
   return {
     root,
-    /**
-     * @param {string | undefined} name
-     * @param {{layer: string, layer_idx: number}} widgets
-     */
-    update(name, widgets) {
-      loader = widgets;
+    /** @param {string | undefined} name @param {LoaderLayer} layer */
+    update(name, layer) {
+      loaderLayer = layer;
       if (!name) {
-        asking.cancel();
-        known = { name: "", facts: { error: say("noModel") } };
+        request.cancel();
+        shown = { name: "", answer: { error: translate("noModel") } };
         return draw();
       }
-      if (known?.name === name) return draw();
-      known = null;
+      if (shown?.name === name) return draw();
+      shown = null;
       root.classList.remove("sd2c-wrong");
-      fill(root, [element("span", "sd2c-hint", say("looking"))]);
+      root.replaceChildren(element("span", "sd2c-hint", translate("reading")));
       changed();
-      asking.schedule(name);
+      request.schedule(name);
     },
-    /** Whether the card already says this, maybe with another spelling of the path. */
-    says(/** @type {string} */ message) {
-      const error = known?.facts.error;
-      return Boolean(error) && afterPath(message) === afterPath(error);
+    /** Whether the card shows this error, whatever path precedes it. */
+    shows(/** @type {string} */ message) {
+      if (shown === null || !("error" in shown.answer)) return false;
+      return withoutPath(message) === withoutPath(shown.answer.error);
     },
-    /** Real layers in the file, or null if that is not known. */
+    /** The number of layers in the file, or null if that is not known. */
     layers() {
-      return known?.facts.layers ?? null;
+      return shown === null || "error" in shown.answer ? null : shown.answer.layers;
     },
-    stop: asking.cancel,
+    stop: request.cancel,
   };
 }
 
 /** @param {string} message */
-function afterPath(message) {
+function withoutPath(message) {
   return message.slice(message.indexOf(": ") + 2).trim();
 }

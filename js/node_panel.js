@@ -1,67 +1,69 @@
 // @ts-check
-// The one widget that we add to each of our nodes: last, never saved, and sized by its content.
+// Adds one DOM widget to each of our nodes: the last one, never saved, sized by its content.
 
 import { element, styleSheet } from "./dom.js";
 
 const NAME = "sd2_clip_panel";
-/** The least and the most that scrolling parts ask for, in pixels. */
+/** Minimum and maximum height of the chips, which scroll, in pixels. */
 const CHIPS_MIN = 26;
 const CHIPS_MAX = 86;
 const PART_MAX = 220;
 const GAP = 6;
-/** What a text keeps to itself, beyond its least, when a node grows for its panel. */
-const TEXT_ROOM = 48;
-/** Below this width the panel is not laid out yet, and its text would measure far too high. */
-const LEAST_WIDTH = 100;
+/** Height that a node adds for its text, beyond the minimum, when it grows for its panel. */
+const TEXT_HEIGHT = 48;
+/** Below this width the panel has no layout yet, and its content would measure far too high. */
+const MIN_WIDTH = 100;
 
 /**
- * @typedef {{root: HTMLElement, measure?: () => {least: number, most: number}}} Part
+ * @typedef {{min: number, max: number}} Heights
+ * @typedef {{root: HTMLElement, measure?: () => Heights}} Part
  */
 
 /**
- * @param {any} node
+ * @param {ComfyNode} node
  * @param {Part[]} parts from top to bottom
- * @param {() => boolean} hasMargin whether the canvas takes a margin off the height it gives us
+ * @param {() => boolean} hasMargin whether the frontend subtracts a margin from the widget's height
  */
 export function addPanel(node, parts, hasMargin) {
   const styles = styleSheet();
   const root = element("div", "sd2c-panel", [styles, ...parts.map((part) => part.root)]);
 
-  /** @param {"least" | "most"} which */
+  /** @param {keyof Heights} which */
   function height(which) {
     const visible = parts.filter((part) => !part.root.hidden);
     if (!visible.length) return 0;
-    if (!styles.sheet || root.clientWidth < LEAST_WIDTH) return 2 * CHIPS_MIN;
-    const heights = visible.map((part) => (part.measure ?? measured(part.root))()[which]);
+    if (!styles.sheet || root.clientWidth < MIN_WIDTH) return 2 * CHIPS_MIN;
+    const heights = visible.map((part) => (part.measure?.() ?? measure(part.root))[which]);
     const margin = hasMargin() ? 2 * (widget.margin ?? 10) : 0;
     return heights.reduce((sum, one) => sum + one) + GAP * (heights.length - 1) + margin;
   }
 
+  /** @type {ComfyWidget} */
   const widget = node.addDOMWidget(NAME, NAME, root, {
     serialize: false,
     hideOnZoom: false,
-    getMinHeight: () => height("least"),
-    getMaxHeight: () => height("most"),
+    getMinHeight: () => height("min"),
+    getMaxHeight: () => height("max"),
     getValue: () => "",
     setValue: () => {},
   });
-  // Two flags: this one keeps it out of the saved workflow, the option above out of the prompt.
+  // The option above keeps the widget out of the prompt, this flag out of the saved workflow.
   widget.serialize = false;
 
   /** @type {{from: number, to: number} | null} */
   let grown = null;
 
-  /** Make room for more content, and give it back when the content goes and nobody has resized. */
+  /** Grow the node to fit its content, and shrink it back unless the user has resized it. */
   function fit() {
-    const height = node.size[1];
-    const least = node.computeSize()[1];
-    const room = node.widgets.some((/** @type {any} */ one) => one.name === "text") ? TEXT_ROOM : 0;
-    const wanted = least > height || grown !== null ? least + room : least;
+    const [width, height] = node.size;
+    const [, least] = node.computeSize();
+    const extra = node.widgets.some((one) => one.name === "text") ? TEXT_HEIGHT : 0;
+    const needed = least > height || grown !== null ? least + extra : least;
     if (grown !== null && Math.abs(height - grown.to) > 1) grown = null;
-    const resized = Math.max(wanted, grown === null ? height : grown.from);
+    const resized = Math.max(needed, grown === null ? height : grown.from);
     if (Math.abs(resized - height) > 1) {
       grown = { from: grown === null ? height : grown.from, to: resized };
-      node.setSize([node.size[0], resized]);
+      node.setSize([width, resized]);
     }
     node.setDirtyCanvas?.(true, true);
   }
@@ -75,23 +77,22 @@ export function addPanel(node, parts, hasMargin) {
   };
 }
 
-/** @param {HTMLElement} root */
-function measured(root) {
-  return () => {
-    const borders = root.offsetHeight - root.clientHeight;
-    const height = Math.min(root.scrollHeight + borders, PART_MAX);
-    return { least: height, most: height };
-  };
+/** @param {HTMLElement} root @returns {Heights} */
+function measure(root) {
+  const borders = root.offsetHeight - root.clientHeight;
+  const height = Math.min(root.scrollHeight + borders, PART_MAX);
+  return { min: height, max: height };
 }
 
 /**
- * How a meter is measured: all of it but the chips, which scroll.
+ * Measures a token meter, whose chips scroll.
  * @param {{head: HTMLElement, bars: HTMLElement, chips: HTMLElement, notes: HTMLElement}} meter
+ * @returns {() => Heights}
  */
 export function measureMeter(meter) {
   return () => {
     const fixed = meter.head.offsetHeight + meter.bars.offsetHeight + meter.notes.offsetHeight + 12;
     const chips = Math.max(CHIPS_MIN, meter.chips.offsetHeight);
-    return { least: fixed + Math.min(chips, CHIPS_MAX), most: fixed + chips };
+    return { min: fixed + Math.min(chips, CHIPS_MAX), max: fixed + chips };
   };
 }

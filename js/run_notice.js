@@ -1,22 +1,22 @@
 // @ts-check
-// What a run said about a node: its result as text, or why it failed.
+// Shows what a run returned for a node: its result as text, or its errors.
 
-import { element, fill } from "./dom.js";
+import { element } from "./dom.js";
 
-/** @typedef {(key: string, values?: Record<string, string | number>) => string} Say */
+/** @typedef {import("./messages.js").Translate} Translate */
 
 /**
- * @param {{say: Say, changed: () => void, isKnown: (line: string) => boolean}} options
- *   `isKnown` tells whether a line of an error stands elsewhere on the node
+ * @param {{translate: Translate, changed: () => void, isShown: (line: string) => boolean}} options
+ *   `isShown` tells whether the node shows a line of an error elsewhere
  */
-export function createRunNotice({ say, changed, isKnown }) {
+export function createRunNotice({ translate, changed, isShown }) {
   const root = element("div", "sd2c-notice");
   root.hidden = true;
 
-  /** @param {(Node | string)[]} content @param {boolean} bad */
-  function show(content, bad) {
-    fill(root, content);
-    root.classList.toggle("sd2c-wrong", bad);
+  /** @param {import("./dom.js").Content} content @param {boolean} isError */
+  function show(content, isError) {
+    root.replaceChildren(...content);
+    root.classList.toggle("sd2c-wrong", isError);
     root.hidden = content.length === 0;
     changed();
   }
@@ -28,31 +28,28 @@ export function createRunNotice({ say, changed, isKnown }) {
     },
     /** @param {string} text */
     showResult: (text) => show([element("pre", "", text)], false),
-    /** @param {string} heading a key of messages @param {string[]} lines */
+    /** @param {"nodeFailed" | "nodeInvalid"} heading @param {string[]} lines */
     showError: (heading, lines) =>
       show(
         [
-          element("b", "sd2c-bad", say(heading)),
-          ...lines.filter((line) => !isKnown(line)).map((line) => element("div", "", line)),
+          element("b", "sd2c-bad", translate(heading)),
+          ...lines.filter((line) => !isShown(line)).map((line) => element("div", "", line)),
         ],
         true,
       ),
-    /** To call when `isKnown` may have changed its answer. */
-    hideKnown() {
+    /** To call when another part of the node shows something new. */
+    removeDuplicates() {
       for (const line of root.querySelectorAll("div")) {
-        if (isKnown(line.textContent ?? "")) line.remove();
+        if (isShown(line.textContent ?? "")) line.remove();
       }
     },
   };
 }
 
-/**
- * The errors of one node from a refused prompt, as lines.
- * @param {{errors?: {type?: string, message?: string, details?: string}[]} | undefined} nodeErrors
- */
-export function refusalLines(nodeErrors) {
+/** The validation errors of one node, as lines. @param {ComfyNodeErrors | undefined} nodeErrors */
+export function validationLines(nodeErrors) {
   return (nodeErrors?.errors ?? []).map(({ type, message, details }) => {
-    // Our own validation speaks in whole sentences; ComfyUI puts "input - " before them.
+    // The messages of our own validation are complete; ComfyUI puts "input - " before them.
     if (type === "custom_validation_failed" && details) return details.replace(/^\w+ - /, "");
     return [message, details].filter(Boolean).join(": ");
   });

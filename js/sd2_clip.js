@@ -1,59 +1,60 @@
 // @ts-check
-// The extension: gives our nodes their panels, and nothing to any other node.
+// The frontend extension: adds panels to our nodes, and changes no other node.
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { createCompletion } from "./embedding_completion.js";
 import { createFileCard } from "./file_card.js";
-import { translate } from "./messages.js";
+import { translate as translateTo } from "./messages.js";
+import { isLinked, LOADER, loaderLayer, loaderOf, promptOf, widgetOf } from "./node_graph.js";
 import { addPanel, measureMeter } from "./node_panel.js";
-import { createRunNotice, refusalLines } from "./run_notice.js";
+import { createRunNotice, validationLines } from "./run_notice.js";
+import { fetchTranslations } from "./server.js";
 import { absoluteLayer, LAYERS } from "./token_view.js";
 import { createTokenMeter } from "./token_meter.js";
 
-const LOADER = "LoadSD2CLIP";
 const TEXT_NODES = ["EncodeSD2Text", "InspectSD2Text"];
-const OURS = [LOADER, ...TEXT_NODES, "SaveSD2Conditioning", "LoadSD2Conditioning", "LoadSD2CLIPLora"];
-/** Nodes that hand a CLIP on, by the name of the input it comes in. */
-const PASSES_CLIP = { LoadSD2CLIPLora: "clip", CLIPSetLastLayer: "", Reroute: "" };
+const NODES = [LOADER, ...TEXT_NODES, "SaveSD2Conditioning", "LoadSD2Conditioning", "LoadSD2CLIPLora"];
 
 const METER = "SD2CLIP.TokenMeter";
 const COMPLETION = "SD2CLIP.EmbeddingCompletion";
 const CARD = "SD2CLIP.FileCard";
-/** Set where nodes are drawn as HTML, unset where on a canvas. */
+/** The frontend's own settings. */
+const LOCALE = "Comfy.Locale";
 const NODES_2 = "Comfy.VueNodes.Enabled";
 
+/** Milliseconds between two looks at the app's validation errors. */
+const VALIDATION_INTERVAL = 500;
+
 /**
- * @typedef {{node: any, refresh: () => void, notice: ReturnType<typeof createRunNotice>,
- *   card?: ReturnType<typeof createFileCard>}} Ours
+ * @typedef {{node: ComfyNode, refresh: () => void, notice: ReturnType<typeof createRunNotice>,
+ *   card: ReturnType<typeof createFileCard> | null}} Panel
  */
-/** @type {Map<any, Ours>} */
+/** @type {Map<ComfyNode, Panel>} */
 const panels = new Map();
 
-/** @param {string} id */
-function isOn(id) {
-  return app.extensionManager?.setting?.get(id) ?? true;
+/** @type {Awaited<ReturnType<typeof fetchTranslations>>} */
+let translations = {};
+
+/** @type {import("./messages.js").Translate} */
+function translate(key, values) {
+  const locale = app.extensionManager?.setting?.get(LOCALE);
+  return translateTo(translations, String(locale ?? "en"), key, values);
 }
 
-/** @param {string} key @param {Record<string, string | number>} [values] */
-function say(key, values) {
-  return translate(app.extensionManager?.setting?.get("Comfy.Locale") ?? "en", key, values);
+/** @param {string} setting */
+function isEnabled(setting) {
+  return Boolean(app.extensionManager?.setting?.get(setting) ?? true);
 }
 
-/** @param {any} node @param {string} name */
-function widgetOf(node, name) {
-  return node.widgets?.find((/** @type {any} */ widget) => widget.name === name);
-}
-
-/** @param {any} node @param {string} name */
-function isLinked(node, name) {
-  const slot = node.inputs?.findIndex((/** @type {any} */ input) => input.name === name) ?? -1;
-  return slot >= 0 && node.isInputConnected(slot);
-}
-
-/** Call `after` each time that `holder[name]` has done its own work. @param {any} holder
- * @param {string} name @param {(...values: any[]) => void} after */
-function follow(holder, name, after) {
+/**
+ * Calls `after` each time that a method of the frontend's object has returned.
+ * @template {string} Name
+ * @param {{[name in Name]?: ((...values: any[]) => any) | null}} holder
+ * @param {Name} name
+ * @param {(...values: any[]) => void} after
+ */
+function callAfter(holder, name, after) {
   const original = holder[name];
   holder[name] = function (/** @type {any[]} */ ...values) {
     const result = original?.apply(this, values);
@@ -62,97 +63,65 @@ function follow(holder, name, after) {
   };
 }
 
-/** The widgets of the Load SD2 CLIP that a node's clip comes from, if it is plain to see.
- * @param {any} node */
-function loaderOf(node) {
-  let here = node;
-  let name = "clip";
-  for (let steps = 0; steps < 50; steps += 1) {
-    const inputs = here.inputs ?? [];
-    const slot = inputs.findIndex((/** @type {any} */ input) => !name || input.name === name);
-    here = slot < 0 || !here.graph ? null : here.getInputNode?.(slot);
-    if (!here) return null;
-    const type = here.comfyClass ?? here.type;
-    if (type === LOADER) return here;
-    name = PASSES_CLIP[/** @type {keyof typeof PASSES_CLIP} */ (type)];
-    if (name === undefined || type === "CLIPSetLastLayer") return null;
-  }
-  return null;
-}
-
-/** @param {any} node */
-function loaderWidgets(node) {
-  return {
-    layer: String(widgetOf(node, "layer")?.value ?? "penultimate"),
-    layer_idx: Number(widgetOf(node, "layer_idx")?.value ?? -2),
-  };
-}
-
-/** What the tokens of a text node depend on; not every text node has every widget.
- * @param {any} node */
-function promptOf(node) {
-  const names = ["text", "syntax", "steps", "chunk_split"];
-  const known = names.filter((name) => widgetOf(node, name) && !isLinked(node, name));
-  return /** @type {import("./server.js").Prompt} */ (
-    Object.fromEntries(known.map((name) => [name, widgetOf(node, name).value]))
-  );
-}
-
-/** @param {any} node */
-function equip(node) {
+/** @param {ComfyNode} node */
+function attachPanel(node) {
+  /** @type {import("./node_panel.js").Part[]} */
   const parts = [];
-  let changed = () => {};
-  /** @type {ReturnType<typeof createFileCard> | undefined} */
-  let card;
-  const options = { say, changed: () => changed() };
-  // The reason that the card gives already is not told twice, whichever comes first.
-  const notice = createRunNotice({ ...options, isKnown: (line) => card?.says(line) ?? false });
   /** @type {(() => void)[]} */
   const refreshers = [];
   /** @type {(() => void)[]} */
   const stoppers = [];
+  let changed = () => {};
+  /** @type {ReturnType<typeof createFileCard> | null} */
+  let card = null;
+  const options = { translate, changed: () => changed() };
+  const notice = createRunNotice({ ...options, isShown: (line) => card?.shows(line) ?? false });
 
   if (node.comfyClass === LOADER) {
-    const shown = (card = createFileCard({
-      say,
+    const created = createFileCard({
+      translate,
       changed: () => {
-        notice.hideKnown();
+        notice.removeDuplicates();
         changed();
       },
       choose: (name) => {
         const widget = widgetOf(node, "clip_name");
+        if (!widget) return;
         widget.value = name;
         widget.callback?.(name);
       },
-    }));
-    parts.push({ root: shown.root });
-    refreshers.push(() => {
-      shown.root.hidden = !isOn(CARD);
-      if (shown.root.hidden) return;
-      shown.update(widgetOf(node, "clip_name")?.value, loaderWidgets(node));
     });
-    stoppers.push(shown.stop);
+    card = created;
+    parts.push({ root: created.root });
+    refreshers.push(() => {
+      created.root.hidden = !isEnabled(CARD);
+      if (created.root.hidden) return;
+      const name = widgetOf(node, "clip_name")?.value;
+      created.update(name ? String(name) : undefined, loaderLayer(node));
+    });
+    stoppers.push(created.stop);
   }
 
-  if (TEXT_NODES.includes(node.comfyClass)) {
+  const text = widgetOf(node, "text");
+  if (TEXT_NODES.includes(node.comfyClass ?? "") && text) {
     const completion = createCompletion(options);
     const meter = createTokenMeter(options);
     parts.push({ root: completion.root }, { root: meter.root, measure: measureMeter(meter) });
-    const text = widgetOf(node, "text");
     refreshers.push(() => {
-      meter.root.hidden = !isOn(METER);
+      meter.root.hidden = !isEnabled(METER);
       if (meter.root.hidden) return meter.stop();
       if (isLinked(node, "text")) meter.showLinked();
       else meter.update(promptOf(node));
       showLayer(node, meter);
     });
-    follow(text, "callback", () => {
-      if (isOn(COMPLETION)) completion.update(String(text.value));
+    callAfter(text, "callback", () => {
+      if (isEnabled(COMPLETION)) completion.update(String(text.value));
       else completion.close();
     });
     stoppers.push(meter.stop);
   }
 
+  const ownWidgets = [...node.widgets];
   parts.push({ root: notice.root });
   const panel = addPanel(node, parts, () => !app.extensionManager?.setting?.get(NODES_2));
   changed = panel.changed;
@@ -161,17 +130,16 @@ function equip(node) {
     for (const one of refreshers) one();
     changed();
   }
-  for (const widget of node.widgets) {
-    if (widget.options?.serialize === false && widget.serialize === false) continue; // the panel
-    follow(widget, "callback", node.comfyClass === LOADER ? refreshAll : refresh);
+  for (const widget of ownWidgets) {
+    callAfter(widget, "callback", node.comfyClass === LOADER ? refreshAll : refresh);
   }
-  follow(node, "onAdded", refresh);
-  follow(node, "onConfigure", refresh);
-  follow(node, "onConnectionsChange", refreshAll);
-  follow(node, "onExecuted", (output) => {
+  callAfter(node, "onAdded", refresh);
+  callAfter(node, "onConfigure", refresh);
+  callAfter(node, "onConnectionsChange", refreshAll);
+  callAfter(node, "onExecuted", (/** @type {{text?: string[]} | undefined} */ output) => {
     if (output?.text?.length) notice.showResult(output.text.join("\n"));
   });
-  follow(node, "onRemoved", () => {
+  callAfter(node, "onRemoved", () => {
     panels.delete(node);
     for (const stop of stoppers) stop();
   });
@@ -179,31 +147,31 @@ function equip(node) {
   refresh();
 }
 
-/** @param {any} node @param {ReturnType<typeof createTokenMeter>} meter */
+/** @param {ComfyNode} node @param {ReturnType<typeof createTokenMeter>} meter */
 function showLayer(node, meter) {
   const loader = loaderOf(node);
   const stop = Number(widgetOf(node, "stop_at_clip_layer")?.value ?? 0);
-  const number = absoluteLayer(stop, loader && loaderWidgets(loader));
-  if (number === null) return meter.setLayer(say("layerLoaded"), false);
-  const inFile = panels.get(loader)?.card?.layers() ?? LAYERS;
-  if (number > inFile) return meter.setLayer(say("layerAbsent", { number }), true);
-  const key = number === LAYERS - 1 ? "layerSD2" : "layer";
-  meter.setLayer(say(key, { number, count: LAYERS }), false);
+  const number = absoluteLayer(stop, loader && loaderLayer(loader));
+  if (number === null) return meter.setLayer(translate("layerAsLoaded"), false);
+  const inFile = (loader && panels.get(loader)?.card?.layers()) ?? LAYERS;
+  if (number > inFile) return meter.setLayer(translate("layerMissing", { number }), true);
+  const key = number === LAYERS - 1 ? "layerDefault" : "layer";
+  meter.setLayer(translate(key, { number, count: LAYERS }), false);
 }
 
-let isRefreshPlanned = false;
+let isRefreshScheduled = false;
 
-/** What one node shows may depend on another: its loader, three links away. */
+/** Refreshes all panels: what a text node shows depends on its loader. */
 function refreshAll() {
-  if (isRefreshPlanned) return;
-  isRefreshPlanned = true;
+  if (isRefreshScheduled) return;
+  isRefreshScheduled = true;
   setTimeout(() => {
-    isRefreshPlanned = false;
+    isRefreshScheduled = false;
     for (const { refresh } of panels.values()) refresh();
   }, 0);
 }
 
-/** Our node with an execution id: "5", or "2:5" inside subgraph node 2. @param {unknown} id */
+/** The panel of an execution id: "5", or "2:5" inside subgraph node 2. @param {unknown} id */
 function panelOf(id) {
   const path = String(id).split(":");
   const root = app.rootGraph ?? app.graph;
@@ -214,19 +182,17 @@ function panelOf(id) {
   return undefined;
 }
 
-/** @type {unknown} */
-let refusalSeen = null;
+/** @type {ComfyApp["lastNodeErrors"]} */
+let shownErrors = null;
 
-/** No event tells that a prompt was refused; the reasons are left on the app. */
-function lookForRefusal() {
-  const refusal = app.lastNodeErrors;
-  if (refusal === refusalSeen) return;
-  refusalSeen = refusal;
-  for (const [id, errors] of Object.entries(refusal ?? {})) {
-    const panel = panelOf(id);
-    const lines = refusalLines(errors);
-    if (!panel || !lines.length) continue;
-    panel.notice.showError("refused", lines);
+/** Shows new validation errors. The frontend sends no event for them, it only keeps them. */
+function showValidationErrors() {
+  const nodeErrors = app.lastNodeErrors;
+  if (nodeErrors === shownErrors) return;
+  shownErrors = nodeErrors;
+  for (const [id, errors] of Object.entries(nodeErrors ?? {})) {
+    const lines = validationLines(errors);
+    if (lines.length) panelOf(id)?.notice.showError("nodeInvalid", lines);
   }
 }
 
@@ -244,30 +210,33 @@ app.registerExtension({
     {
       id: COMPLETION,
       category: ["SD2 CLIP", "Panels", "Embedding completion"],
-      name: "Offer the names of embeddings after embedding:",
+      name: "Suggest embedding names after embedding:",
       type: "boolean",
       defaultValue: true,
     },
     {
       id: CARD,
       category: ["SD2 CLIP", "Panels", "File card"],
-      name: "Say what a chosen model file holds",
+      name: "Show what the chosen model file contains",
       type: "boolean",
       defaultValue: true,
       onChange: refreshAll,
     },
   ],
+  async init() {
+    // Awaited by the frontend before it loads a workflow.
+    translations = await fetchTranslations();
+  },
   setup() {
     api.addEventListener("execution_start", () => {
       for (const { notice } of panels.values()) notice.clear();
     });
-    api.addEventListener("execution_error", (/** @type {any} */ { detail }) => {
-      const message = detail.exception_message.trim();
-      panelOf(detail.node_id)?.notice.showError("failed", [message]);
+    api.addEventListener("execution_error", ({ detail }) => {
+      panelOf(detail.node_id)?.notice.showError("nodeFailed", [detail.exception_message.trim()]);
     });
-    setInterval(lookForRefusal, 500);
+    setInterval(showValidationErrors, VALIDATION_INTERVAL);
   },
-  nodeCreated(/** @type {any} */ node) {
-    if (OURS.includes(node.comfyClass)) equip(node);
+  nodeCreated(node) {
+    if (NODES.includes(node.comfyClass ?? "")) attachPanel(node);
   },
 });

@@ -1,10 +1,10 @@
 // @ts-check
-// Our questions to the server, under whatever path it lives.
+// Requests to the server's routes, under whatever path the server is mounted.
 
 import { api } from "../../scripts/api.js";
 
 /** @param {string} path @param {RequestInit} [options] */
-async function ask(path, options) {
+async function fetchJson(path, options) {
   const response = await api.fetchApi(path, options);
   const answer = await response.json();
   if (!response.ok && !answer.error) throw new Error(`${path}: ${response.status}`);
@@ -15,9 +15,10 @@ async function ask(path, options) {
  * @typedef {{text: string, syntax?: string, steps?: number, chunk_split?: string}} Prompt
  * @param {Prompt} prompt
  * @param {AbortSignal} signal
+ * @returns {Promise<import("./token_view.js").Answer | {error: string}>}
  */
-export function askTokens(prompt, signal) {
-  return ask("/sd2_clip/tokenize", {
+export function fetchTokens(prompt, signal) {
+  return fetchJson("/sd2_clip/tokenize", {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify(prompt),
@@ -25,23 +26,43 @@ export function askTokens(prompt, signal) {
   });
 }
 
-/** @param {string} name @param {AbortSignal} signal */
-export function askFile(name, signal) {
-  return ask(`/sd2_clip/inspect?clip_name=${encodeURIComponent(name)}`, { signal });
+/**
+ * @typedef {{layout: string, family: string, layers: number, model_layers: number, dtype: string,
+ *   bytes: number, has_projection: boolean, contents: string[], suspicious: string[],
+ *   notes: string[]}} FileFacts
+ * @typedef {{error: string, alternatives?: string[]}} FileError
+ * @param {string} name
+ * @param {AbortSignal} signal
+ * @returns {Promise<FileFacts | FileError>}
+ */
+export function fetchFile(name, signal) {
+  return fetchJson(`/sd2_clip/inspect?clip_name=${encodeURIComponent(name)}`, { signal });
 }
 
-const EMBEDDINGS_AGE = 10_000;
-/** @type {{asked: number, answer: Promise<import("./completion.js").Embedding[]>} | null} */
+const EMBEDDINGS_MAX_AGE = 10_000;
+/** @type {{time: number, answer: Promise<import("./completion.js").Embedding[]>} | null} */
 let embeddings = null;
 
-/** All textual inversions, asked for again when the answer is older than a few seconds. */
-export function askEmbeddings() {
-  if (embeddings === null || Date.now() - embeddings.asked > EMBEDDINGS_AGE) {
-    const answer = ask("/sd2_clip/embeddings").then((found) => found.embeddings);
-    embeddings = { asked: Date.now(), answer };
+/** All textual inversions; the list is cached for a few seconds. */
+export function fetchEmbeddings() {
+  if (embeddings === null || Date.now() - embeddings.time > EMBEDDINGS_MAX_AGE) {
+    const answer = fetchJson("/sd2_clip/embeddings").then((found) => found.embeddings);
+    embeddings = { time: Date.now(), answer };
     answer.catch(() => {
       embeddings = null;
     });
   }
   return embeddings.answer;
+}
+
+/**
+ * The translations of all node packs by locale code; none where the server has no such route.
+ * @returns {Promise<Parameters<typeof import("./messages.js").translate>[0]>}
+ */
+export async function fetchTranslations() {
+  try {
+    return await fetchJson("/i18n");
+  } catch {
+    return {};
+  }
 }

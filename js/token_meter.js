@@ -1,9 +1,9 @@
 // @ts-check
-// The meter under a prompt: how many tokens, in which chunks, with which weights.
+// The token meter below a prompt: its tokens, chunks and weights.
 
-import { element, fill } from "./dom.js";
-import { latest } from "./latest.js";
-import { askTokens } from "./server.js";
+import { debounce } from "./debounce.js";
+import { element } from "./dom.js";
+import { fetchTokens } from "./server.js";
 import {
   capacityOf,
   chunksOf,
@@ -16,15 +16,16 @@ import {
 /** @typedef {import("./token_view.js").Tokens} Tokens */
 /** @typedef {import("./token_view.js").Answer} Answer */
 /** @typedef {import("./server.js").Prompt} Prompt */
-/** @typedef {(key: string, values?: Record<string, string | number>) => string} Say */
+/** @typedef {import("./messages.js").Translate} Translate */
+/** @typedef {import("./dom.js").Content} Content */
 
-const PAUSE = 180;
-const MOST_NOTES = 4;
+const DELAY = 180;
+const MAX_NOTES = 4;
 
 /**
- * @param {{say: Say, changed: () => void}} options `changed` is called when the height may be new
+ * @param {{translate: Translate, changed: () => void}} options `changed` is called when the height may be new
  */
-export function createTokenMeter({ say, changed }) {
+export function createTokenMeter({ translate, changed }) {
   const counts = element("span", "sd2c-counts");
   const layer = element("span", "sd2c-layer");
   const bars = element("div", "sd2c-bars");
@@ -36,34 +37,37 @@ export function createTokenMeter({ say, changed }) {
   /** @type {string | null} */
   let shown = null;
 
-  const asking = latest(PAUSE, async (/** @type {Prompt} */ prompt, signal) => {
+  const request = debounce(DELAY, async (/** @type {Prompt} */ prompt, signal) => {
     let answer;
     try {
-      answer = await askTokens(prompt, signal);
+      answer = await fetchTokens(prompt, signal);
     } catch (error) {
       if (signal.aborted) throw error;
-      answer = { error: say("unreachable") };
+      answer = { error: translate("unreachable") };
     }
     if (signal.aborted) return;
     root.classList.remove("sd2c-stale");
-    if (answer.error) {
-      shown = null; // asked again at the next occasion
+    if ("error" in answer) {
+      shown = null; // requested again by the next update
       show([], [], [], [element("div", "sd2c-bad", answer.error)]);
     } else {
       shown = JSON.stringify(prompt);
-      const part = largestPart(answer.parts);
-      const barParts = countsOf(part).perChunk.map((count) => bar(count, capacityOf(part)));
-      show(countParts(answer, say), barParts, partsOf(answer, say), noteParts(answer, say));
+      const largest = largestPart(answer.parts);
+      show(
+        countsContent(answer, largest, translate),
+        countsOf(largest).perChunk.map((count) => bar(count, capacityOf(largest))),
+        chipsContent(answer, translate),
+        notesContent(answer, translate),
+      );
     }
   });
 
-  /** @typedef {(Node | string)[]} Content */
-  /** @param {Content} head @param {Content} fills @param {Content} tokens @param {Content} told */
-  function show(head, fills, tokens, told) {
-    fill(counts, head);
-    fill(bars, fills);
-    fill(chips, tokens);
-    fill(notes, told);
+  /** @param {Content} head @param {Content} fills @param {Content} tokens @param {Content} text */
+  function show(head, fills, tokens, text) {
+    counts.replaceChildren(...head);
+    bars.replaceChildren(...fills);
+    chips.replaceChildren(...tokens);
+    notes.replaceChildren(...text);
     changed();
   }
 
@@ -73,22 +77,22 @@ export function createTokenMeter({ say, changed }) {
     bars,
     chips,
     notes,
-    /** Show the tokens of a text soon. @param {Prompt} prompt */
+    /** Request the tokens of a prompt, after a pause. @param {Prompt} prompt */
     update(prompt) {
       if (JSON.stringify(prompt) === shown) {
-        asking.cancel();
+        request.cancel();
         root.classList.remove("sd2c-stale");
         return;
       }
       root.classList.add("sd2c-stale");
-      asking.schedule(prompt);
+      request.schedule(prompt);
     },
-    /** The text is not known before the run. */
+    /** Show that the text is not known before a run. */
     showLinked() {
-      asking.cancel();
+      request.cancel();
       shown = null;
       root.classList.remove("sd2c-stale");
-      show([], [], [hint(say("linked"))], []);
+      show([], [], [hint(translate("linked"))], []);
     },
     /** @param {string} text @param {boolean} bad */
     setLayer(text, bad) {
@@ -96,7 +100,7 @@ export function createTokenMeter({ say, changed }) {
       layer.title = text;
       layer.classList.toggle("sd2c-bad", bad);
     },
-    stop: asking.cancel,
+    stop: request.cancel,
   };
 }
 
@@ -105,18 +109,17 @@ function hint(text) {
   return element("span", "sd2c-hint", text);
 }
 
-/** @param {Answer} answer @param {Say} say */
-function countParts(answer, say) {
-  const tokens = largestPart(answer.parts);
+/** @param {Answer} answer @param {Tokens} tokens @param {Translate} translate @returns {Content} */
+function countsContent(answer, tokens, translate) {
   const { last, capacity } = countsOf(tokens);
-  const total = say(tokens.token_count === 1 ? "token" : "tokens", { n: tokens.token_count });
-  const chunks = say(tokens.chunk_count === 1 ? "chunk" : "chunks", { n: tokens.chunk_count });
-  const filled = say("fill", { n: last, capacity });
+  const total = translate("tokens", { n: tokens.token_count });
+  const chunks = translate("chunks", { n: tokens.chunk_count });
+  const filled = translate("fill", { n: last, capacity });
   return [
     element("b", "", tokens.chunk_count === 1 ? filled : total),
     ` · ${chunks}`,
     tokens.chunk_count === 1 ? "" : ` · ${filled}`,
-    answer.part_count === 1 ? "" : ` · ${say("parts", { n: answer.part_count })}`,
+    answer.part_count === 1 ? "" : ` · ${translate("prompts", { n: answer.part_count })}`,
   ];
 }
 
@@ -127,76 +130,75 @@ function bar(count, capacity) {
   return element("div", count === capacity ? "sd2c-bar sd2c-full" : "sd2c-bar", [inner]);
 }
 
-/** @param {Answer} answer @param {Say} say */
-function partsOf(answer, say) {
-  const found = answer.parts.flatMap((part) => [
+/** @param {Answer} answer @param {Translate} translate @returns {Content} */
+function chipsContent(answer, translate) {
+  const content = answer.parts.flatMap((part) => [
     ...(part.when ? [element("div", "sd2c-border sd2c-when", part.when)] : []),
-    ...chunkParts(part, say),
+    ...chunksContent(part, translate),
   ]);
-  return found.length ? found : [hint(say("empty"))];
+  return content.length ? content : [hint(translate("empty"))];
 }
 
-/** @param {Tokens} tokens @param {Say} say */
-function chunkParts(tokens, say) {
+/** @param {Tokens} tokens @param {Translate} translate */
+function chunksContent(tokens, translate) {
   const capacity = capacityOf(tokens);
-  return chunksOf(tokens).flatMap((chunk) => {
-    const title = `${say("chunkBorder", { number: chunk.number })} · ${say("fill", {
-      n: chunk.count,
-      capacity,
-    })}`;
-    const border = chunk.number === 1 ? [] : [element("div", "sd2c-border", title)];
-    return [...border, ...chunk.chips.map((chip) => chipPart(chip, say))];
+  return chunksOf(tokens).flatMap(({ number, count, chips }) => {
+    const title = translate("chunkBorder", { number });
+    const filled = translate("fill", { n: count, capacity });
+    const border = element("div", "sd2c-border", `${title} · ${filled}`);
+    return [
+      ...(number === 1 ? [] : [border]),
+      ...chips.map((chip) => chipElement(chip, translate)),
+    ];
   });
 }
 
-/** @param {import("./token_view.js").Chip} chip @param {Say} say */
-function chipPart(chip, say) {
+/** @param {import("./token_view.js").Chip} chip @param {Translate} translate */
+function chipElement(chip, translate) {
   const vectors = chip.ids.length;
   const isEmbedding = chip.kind === "embedding";
-  const part = element("span", "sd2c-chip", chip.text);
+  const root = element("span", "sd2c-chip", chip.text);
   if (isEmbedding) {
-    part.classList.add("sd2c-embedding");
-    part.append(element("small", "", `×${vectors}`));
+    root.classList.add("sd2c-embedding");
+    root.append(element("small", "", `×${vectors}`));
   }
-  if (chip.joinsNext) part.classList.add("sd2c-joins");
-  const about = isEmbedding
-    ? [`embedding:${chip.text}`, say(vectors === 1 ? "vector" : "vectors", { n: vectors })]
-    : [chip.text, say("id", { id: String(chip.ids[0]) })];
+  if (chip.joinsNext) root.classList.add("sd2c-joins");
+  const title = isEmbedding
+    ? [`embedding:${chip.text}`, translate("vectors", { n: vectors })]
+    : [chip.text, translate("id", { id: String(chip.ids[0]) })];
   if (chip.weight !== 1) {
     const { hue, strength } = weightColour(chip.weight);
-    part.style.setProperty("--sd2c-hue", String(hue));
-    part.style.setProperty("--sd2c-strength", String(strength));
-    part.classList.add("sd2c-weighted");
-    if (chip.endsRun) part.append(element("small", "", weightText(chip.weight)));
-    about.push(say("weight", { weight: weightText(chip.weight) }));
+    root.style.setProperty("--sd2c-hue", String(hue));
+    root.style.setProperty("--sd2c-strength", String(strength));
+    root.classList.add("sd2c-weighted");
+    if (chip.endsRun) root.append(element("small", "", weightText(chip.weight)));
+    title.push(translate("weight", { weight: weightText(chip.weight) }));
   }
-  part.title = about.join(" · ");
-  return part;
+  root.title = title.join(" · ");
+  return root;
 }
 
-/** @param {Answer} answer @param {Say} say */
-function noteParts(answer, say) {
-  /** @type {Map<string, string>} text to class: parts repeat each other's notes */
-  const told = new Map();
-  if (answer.obstacle) told.set(answer.obstacle, "sd2c-bad");
+/** @param {Answer} answer @param {Translate} translate @returns {Content} */
+function notesContent(answer, translate) {
+  /** @type {Map<string, string>} text to class name: parts repeat each other's notes */
+  const notes = new Map();
+  if (answer.obstacle) notes.set(answer.obstacle, "sd2c-bad");
   for (const tokens of answer.parts) {
     const { spilled } = countsOf(tokens);
-    if (spilled > 0) {
-      told.set(say(spilled === 1 ? "spillOne" : "spill", { n: spilled, number: 2 }), "");
-    }
+    if (spilled > 0) notes.set(translate("spill", { n: spilled, number: 2 }), "");
     if (tokens.cut_words.length) {
-      told.set(say("cut", { words: tokens.cut_words.slice(0, 3).join(", ") }), "");
+      notes.set(translate("cut", { words: tokens.cut_words.slice(0, 3).join(", ") }), "");
     }
     for (const { name, reason } of tokens.ignored) {
-      told.set(say("notFound", { name, reason }), "sd2c-bad");
+      notes.set(translate("ignored", { name, reason }), "sd2c-bad");
     }
-    for (const warning of tokens.warnings) told.set(warning, "");
+    for (const warning of tokens.warnings) notes.set(warning, "");
   }
-  for (const warning of answer.warnings) told.set(warning, "");
-  const notes = [...told].map(([text, className]) => element("div", className, text));
-  const more = notes.length - MOST_NOTES;
+  for (const warning of answer.warnings) notes.set(warning, "");
+  const content = [...notes].map(([text, className]) => element("div", className, text));
+  const more = content.length - MAX_NOTES;
   if (more > 0) {
-    notes.splice(MOST_NOTES, more, element("div", "", say("moreMessages", { n: more })));
+    content.splice(MAX_NOTES, more, element("div", "", translate("moreNotes", { n: more })));
   }
-  return notes;
+  return content;
 }

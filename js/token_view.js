@@ -1,5 +1,5 @@
 // @ts-check
-// From the server's answer to what the meter shows. No DOM here.
+// Turns the server's tokens into what the token meter shows. No DOM here.
 
 /**
  * @typedef {{id: number | null, text: string, weight: number, chunk: number, word: number,
@@ -8,20 +8,27 @@
  *   cut_words: string[], embeddings: {name: string, vectors: number}[],
  *   ignored: {name: string, reason: string}[], warnings: string[], when?: string}} Tokens
  * @typedef {{parts: Tokens[], part_count: number, warnings: string[],
- *   obstacle: string | null}} Answer what /sd2_clip/tokenize says; one part, mostly
+ *   obstacle: string | null}} Answer of /sd2_clip/tokenize; most texts have one part
  * @typedef {{text: string, weight: number, kind: string, ids: (number | null)[],
  *   joinsNext: boolean, endsRun: boolean}} Chip
  * @typedef {{number: number, count: number, chips: Chip[]}} Chunk
+ * @typedef {{layer: string, layer_idx: number}} LoaderLayer the layer widgets of Load SD2 CLIP
  */
 
-/** Start and end take a position each. */
-const FRAME = 2;
+/** Width of SD2's token embeddings. */
+export const EMBEDDING_SIZE = 1024;
 
-/** Chips beyond this many are counted, not drawn: a page full of DOM would slow down typing. */
-export const MOST_CHIPS = 1500;
+/** Layers of the whole text encoder; SD2 uses the penultimate one. */
+export const LAYERS = 24;
+
+/** Start and end token of a chunk. */
+const SPECIAL_TOKENS = 2;
+
+/** Tokens after these are counted, not drawn: too many elements would slow down typing. */
+export const MAX_CHIPS = 1500;
 
 /**
- * The chunks with their chips. Vectors of one embedding in one chunk make one chip.
+ * The chunks with their chips. The vectors of one embedding in one chunk are one chip.
  * @param {Tokens} tokens
  * @returns {Chunk[]}
  */
@@ -36,12 +43,13 @@ export function chunksOf(tokens) {
   let before = null;
   for (const row of tokens.rows) {
     const chunk = chunks[row.chunk];
+    if (!chunk) continue;
     chunk.count += 1;
     const last = chunk.chips.at(-1);
     if (last && before && sameEmbedding(before, row)) {
       last.ids.push(row.id);
       last.endsRun = true;
-    } else if (drawn < MOST_CHIPS) {
+    } else if (drawn < MAX_CHIPS) {
       drawn += 1;
       if (last && last.weight === row.weight) last.endsRun = false;
       chunk.chips.push({
@@ -75,13 +83,13 @@ function sameEmbedding(before, row) {
   );
 }
 
-/** Tokens that fit into one chunk. @param {Tokens} tokens */
+/** The number of prompt tokens in a full chunk. @param {Tokens} tokens */
 export function capacityOf(tokens) {
-  return tokens.chunk_length - FRAME;
+  return tokens.chunk_length - SPECIAL_TOKENS;
 }
 
 /**
- * The counts for the meter's head line. `spilled` counts the tokens after the first chunk.
+ * The counts that the meter's head shows. `spilled` counts the tokens after the first chunk.
  * @param {Tokens} tokens
  */
 export function countsOf(tokens) {
@@ -92,7 +100,7 @@ export function countsOf(tokens) {
 }
 
 /**
- * How a weight looks: a hue, and how strong it is from 0 (weight 1) to 1.
+ * The colour of a weight: a hue, and a strength from 0 (weight 1) to 1.
  * @param {number} weight
  * @returns {{hue: number, strength: number}}
  */
@@ -103,18 +111,15 @@ export function weightColour(weight) {
   return { hue: weight > 1 ? 28 : 212, strength: 0.25 + 0.75 * distance };
 }
 
-/** A weight as people write it. @param {number} weight */
+/** Formats a weight. @param {number} weight */
 export function weightText(weight) {
   return String(Number(weight.toPrecision(3)));
 }
 
-/** Layers of the whole encoder; the last but one is SD2's. */
-const LAYERS = 24;
-
 /**
- * The layer that an encoding uses, counted from 1; null where the loader is not known.
+ * The layer that an encoding uses, counted from 1; null if the loader is not known.
  * @param {number} stop stop_at_clip_layer: 0 as loaded, else -24 to -1
- * @param {{layer: string, layer_idx: number} | null} loader the widgets of Load SD2 CLIP
+ * @param {LoaderLayer | null} loader
  * @returns {number | null}
  */
 export function absoluteLayer(stop, loader) {
@@ -125,17 +130,15 @@ export function absoluteLayer(stop, loader) {
   return LAYERS - 1;
 }
 
-export { LAYERS };
-
 /**
- * The part that fills most, which the counts are about.
+ * The part with the most tokens: the meter's head counts this one.
  * @param {Tokens[]} parts
  */
 export function largestPart(parts) {
   return parts.reduce((most, part) => (part.token_count > most.token_count ? part : most));
 }
 
-/** A size in bytes as people write it. @param {number} bytes */
+/** Formats a size in bytes. @param {number} bytes */
 export function sizeText(bytes) {
   const units = ["B", "kB", "MB", "GB", "TB"];
   let size = bytes;
@@ -147,15 +150,15 @@ export function sizeText(bytes) {
   return `${unit === 0 ? size : size.toPrecision(3)} ${units[unit]}`;
 }
 
-const LONGEST_HEADING = 140;
+const MAX_HEADING = 140;
 
 /**
- * What an error message begins with, up to two sentences, and the rest of it.
+ * Splits an error message into a heading of up to two sentences and the rest.
  * @param {string} message
  * @returns {[string, string]}
  */
 export function headingAndRest(message) {
   const sentences = message.split(/(?<=[.!?])\s+(?=\p{Lu})/u);
-  const count = sentences.slice(0, 2).join(" ").length > LONGEST_HEADING ? 1 : 2;
+  const count = sentences.slice(0, 2).join(" ").length > MAX_HEADING ? 1 : 2;
   return [sentences.slice(0, count).join(" "), sentences.slice(count).join(" ")];
 }

@@ -1,4 +1,4 @@
-"""What the user drags onto the canvas: declarations, and one short method each."""
+"""The nodes: declarations, and one short method each."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Saving conditioning to disk, and loading it back."""
+"""The nodes that save and load conditioning."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from ..host.interface import Conditioning
 
 FROM_OUTPUT = " [output]"
-"""ComfyUI's mark for a file of the output folder where input files are listed."""
+"""ComfyUI's suffix for a file of the output folder in a list of input files."""
 
 
-def _path(conditioning_name: str) -> Path:
+def _resolve(conditioning_name: str) -> Path:
     name = conditioning_name.replace("\\", "/")
     folders = [host.current().input_directory(), host.current().output_directory()]
     if name.endswith(FROM_OUTPUT):
@@ -27,7 +27,10 @@ def _path(conditioning_name: str) -> Path:
         if path is not None:
             return path
     searched = ", ".join(map(str, folders))
-    raise ModelNotFoundError(f"Conditioning {conditioning_name!r} is not in {searched}.")
+    raise ModelNotFoundError(
+        f"Conditioning {conditioning_name!r} is not in {searched}. Save it there with Save SD2 "
+        "Conditioning, or choose a file of the list."
+    )
 
 
 class SaveSD2Conditioning:
@@ -76,9 +79,9 @@ class SaveSD2Conditioning:
             workflow = {key: json.dumps(value) for key, value in documents.items()}
         folder = host.current().output_directory()
         path = save_with_record(folder, filename_prefix, conditioning, workflow)
-        place = path.parent.relative_to(os.path.abspath(folder)).as_posix()
+        subfolder = path.parent.relative_to(os.path.abspath(folder)).as_posix()
         shapes = [str(list(cond.shape)) for cond, _ in conditioning]
-        saved = {"filename": path.name, "subfolder": "" if place == "." else place}
+        saved = {"filename": path.name, "subfolder": "" if subfolder == "." else subfolder}
         return {
             "ui": {
                 "conditioning": [{**saved, "type": "output"}],
@@ -88,7 +91,7 @@ class SaveSD2Conditioning:
 
 
 class LoadSD2Conditioning:
-    """Loads conditioning that was saved."""
+    """Loads saved conditioning."""
 
     TITLE = "Load SD2 Conditioning"
     CATEGORY = "SD2"
@@ -117,7 +120,7 @@ class LoadSD2Conditioning:
         if conditioning_name is None:
             return True  # linked: known when the node runs
         try:
-            _path(conditioning_name)
+            _resolve(conditioning_name)
         except ModelNotFoundError as error:
             return str(error)
         return True
@@ -126,10 +129,10 @@ class LoadSD2Conditioning:
     def IS_CHANGED(cls, conditioning_name: str | None) -> Any:
         if conditioning_name is None:
             return float("nan")
-        stat = _path(conditioning_name).stat()
+        stat = _resolve(conditioning_name).stat()
         return [stat.st_mtime_ns, stat.st_size]
 
     def load(self, conditioning_name: str) -> tuple[Conditioning]:
         from ..clip.conditioning_file import load_conditioning
 
-        return (load_conditioning(_path(conditioning_name)),)
+        return (load_conditioning(_resolve(conditioning_name)),)

@@ -1,4 +1,4 @@
-"""The loader node."""
+"""The node that loads a CLIP."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ class LoadSD2CLIP:
 
     @classmethod
     def VALIDATE_INPUTS(cls, clip_name: str | None, device: str | None = "auto") -> bool | str:
-        # Taking these two from the host's own check lets a workflow from another machine run:
-        # its path separators and its GPUs may differ from ours.
+        # An input named here is not checked by the host. So a workflow from another machine runs,
+        # whose path separators and GPUs may differ.
         try:
             if clip_name is not None:  # linked: known when the node runs
                 resolve_model(host.current(), CLIP_KINDS, clip_name)

@@ -1,4 +1,4 @@
-"""The LoRA node: the text encoder's part of a LoRA, no MODEL needed."""
+"""The node that applies the text encoder's part of a LoRA, without a MODEL."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class LoadSD2CLIPLora:
 
     @classmethod
     def VALIDATE_INPUTS(cls, lora_name: str | None) -> bool | str:
-        # Here, not by the host, so that the path separators of another machine are accepted.
+        # An input named here is not checked by the host. So any path separators are accepted.
         try:
             if lora_name is not None:  # linked: known when the node runs
                 resolve_model(host.current(), LORA_KINDS, lora_name)
@@ -83,4 +83,5 @@ class LoadSD2CLIPLora:
             return clip, lora.describe(strength)
         clip = clip.clone()
         applied = set(clip.add_patches(host.current().lora_patches(lora.changes), strength))
-        return clip, lora.describe(strength, tuple(n for n in lora.changes if n not in applied))
+        not_applied = tuple(name for name in lora.changes if name not in applied)
+        return clip, lora.describe(strength, not_applied)

@@ -1,8 +1,8 @@
-"""What our scripts in the editor's page ask the server, for any server to serve.
+"""Serves the panels of the nodes in the editor's page, whatever the server.
 
-A handler takes a dict (the query of a GET, the body of a POST) and returns a dict that is ready
-for JSON. What a user can cure comes back as ``{"error": message}``. Handlers may be called from
-several threads at once, and read only what the loader nodes may read.
+A handler takes a dict (the query of a GET, the body of a POST) and returns a dict of JSON values;
+an error that a user can cure is ``{"error": message}``. Handlers are thread-safe, and read only
+files that the loader nodes may read.
 """
 
 from __future__ import annotations
@@ -23,52 +23,45 @@ if TYPE_CHECKING:
     from ..sd2.tokens.tokenized_text import TokenizedText
 
 LONGEST_TEXT = 100_000
-"""Characters that are tokenized for a display; encoding itself has no such limit."""
+"""Characters that the panel shows tokens of; encoding has no such limit."""
 
-MOST_PARTS = 12
-"""Parts of a text that are shown; prompt editing can make thousands."""
+MOST_PROMPTS = 12
+"""Prompts of one text that the panel shows; prompt editing can make thousands."""
 
 MOST_ALTERNATIVES = 3
 SEARCH_SECONDS = 1.0
-"""What may be spent on looking for a file that could be chosen instead of a wrong one."""
+"""Time limit of the search for files to choose instead of a wrong one."""
 
 
 def tokenize(given: dict[str, Any]) -> dict[str, Any]:
-    """POST /sd2_clip/tokenize ``{"text", "syntax"?, "steps"?, "chunk_split"?}``.
+    """POST /sd2_clip/tokenize ``{"text", …}``: the tokens of a text, without a model.
 
-    The tokens, without any model loaded: a list of ``parts``, which is one except where A1111's
-    prompt editing makes more.
+    The body may have any of ``EncodeOptions``. The answer's ``parts`` are the prompts of the text:
+    one, unless A1111's syntax makes several.
     """
+    from ..clip.encode_options import ENCODE_OPTIONS, EncodeOptions
+    from ..clip.encode_text import tokenize_with
     from ..sd2.sd2_tokenizer import SD2Tokenizer
-    from ..sd2.tokens.tokenize_text import read
 
     text = given.get("text")
     if not isinstance(text, str):
         return {"error": "'text' is missing."}
     if len(text) > LONGEST_TEXT:
         return {"error": f"The text has {len(text):,} characters; that is too long to show."}
-    steps = given.get("steps", 0)
-    if not isinstance(steps, int):
-        return {"error": f"'steps' is no whole number: {steps!r}."}
     folders = [str(folder) for folder in host.current().model_folders("embeddings")]
     try:
-        found = read(
-            SD2Tokenizer(embedding_directory=folders).clip_h,
-            text,
-            syntax=str(given.get("syntax", "comfy")),
-            steps=steps,
-            chunk_split=str(given.get("chunk_split", "tokens")),
-        )
+        options = EncodeOptions(**{name: given[name] for name in ENCODE_OPTIONS if name in given})
+        schedule = tokenize_with(SD2Tokenizer(embedding_directory=folders), text, options)
     except SD2ClipError as error:
         return {"error": str(error)}
     return {
         "parts": [
-            {"when": "" if found.is_plain else part.when(), **_as_json(part.tokens)}
-            for part in found.parts[:MOST_PARTS]
+            {"when": "" if schedule.is_plain else prompt.when(), **_as_json(prompt.tokens)}
+            for prompt in schedule.prompts[:MOST_PROMPTS]
         ],
-        "part_count": len(found.parts),
-        "warnings": list(found.warnings),
-        "obstacle": found.obstacle,
+        "part_count": len(schedule.prompts),
+        "warnings": list(schedule.warnings),
+        "obstacle": schedule.error,
     }
 
 
@@ -86,9 +79,9 @@ def _as_json(tokens: TokenizedText) -> dict[str, Any]:
 
 
 def inspect(given: dict[str, Any]) -> dict[str, Any]:
-    """GET /sd2_clip/inspect?clip_name=: what a file of the loader node holds, by its header.
+    """GET /sd2_clip/inspect?clip_name=: what a file of the loader node holds, from its header.
 
-    For a file that the node cannot load there is also ``alternatives``: names that it could.
+    For a file that the node cannot load, ``alternatives`` names files that it can.
     """
     name = given.get("clip_name")
     if not isinstance(name, str) or not name:
@@ -109,7 +102,7 @@ def inspect(given: dict[str, Any]) -> dict[str, Any]:
 
 @lru_cache(maxsize=512)
 def _look_at(path: Path, version: object) -> dict[str, Any]:
-    """*version* is not looked at: it makes an edited file a new entry of the cache."""
+    """Detect a file; *version* is unused, but makes an edited file a new entry of the cache."""
     from ..sd2.detection.detect import detect
 
     try:
@@ -117,7 +110,7 @@ def _look_at(path: Path, version: object) -> dict[str, Any]:
         found = detect(checkpoint).as_json()
     except SD2ClipError as error:
         return {"error": str(error), "kind": type(error).__name__}
-    del found["path"]  # whoever may see the page need not know the server's folders
+    del found["path"]  # users of the page need not know the server's folders
     return found | {"bytes": sum(file.stat().st_size for file in checkpoint.files)}
 
 
@@ -126,7 +119,7 @@ def _without_path(message: str, name: str, path: Path | None = None) -> str:
 
 
 def _alternatives(wrong: str) -> list[str]:
-    """Names of files that hold SD2's text encoder, as far as they are found quickly."""
+    """List names of files that hold SD2's text encoder, as far as they are found quickly."""
     current = host.current()
     started = time.monotonic()
     good: list[str] = []
@@ -143,9 +136,9 @@ def _alternatives(wrong: str) -> list[str]:
 
 
 def embeddings(given: dict[str, Any]) -> dict[str, Any]:
-    """GET /sd2_clip/embeddings: the names that ``embedding:`` may be followed by.
+    """GET /sd2_clip/embeddings: the names that may follow ``embedding:``.
 
-    ``vectors`` is null where counting them would mean reading the whole file.
+    ``vectors`` is null if counting them would require reading the whole file.
     """
     found: dict[str, dict[str, Any]] = {}
     for folder in host.current().model_folders("embeddings"):
@@ -163,7 +156,7 @@ def embeddings(given: dict[str, Any]) -> dict[str, Any]:
 
 @lru_cache(maxsize=4096)
 def _size(path: Path, version: int) -> tuple[int | None, int | None]:
-    """Vectors and their width by the header of a safetensors file; None where it is not clear."""
+    """Return number and width of the vectors from a safetensors header; None if unknown."""
     if path.suffix != ".safetensors":
         return None, None
     try:

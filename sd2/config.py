@@ -1,4 +1,7 @@
-"""Sizes of SD2's text encoder, under transformers' names, and the widths of other families."""
+"""Sizes of SD2's text encoder, under transformers' names, and the widths of other families.
+
+What both the model and the tokens need of them has a name of its own here.
+"""
 
 import json
 from collections.abc import Mapping
@@ -68,3 +71,14 @@ def load_config(overlay: Mapping[str, Any] | None = None) -> TextEncoderConfig:
     return TextEncoderConfig(
         **{field.name: values[field.name] for field in fields(TextEncoderConfig)}
     )
+
+
+SD2_CONFIG = load_config()
+
+CONTEXT_LENGTH = SD2_CONFIG.max_position_embeddings
+"""Positions of a chunk: 77."""
+
+START_TOKEN = SD2_CONFIG.bos_token_id
+END_TOKEN = SD2_CONFIG.eos_token_id
+PAD_TOKEN = SD2_CONFIG.pad_token_id
+"""SD2 pads with 0, not with the end token: OpenCLIP's batches were filled up with zeros."""

@@ -36,3 +36,9 @@ def and_more(items: Collection[str], limit: int = 5, separator: str = ", ") -> s
     """The first *limit* of *items*, and how many more there are: "a, b and 3 more"."""
     shown = separator.join(islice(items, limit))
     return f"{shown} and {len(items) - limit} more" if len(items) > limit else shown
+
+
+def check_choice(name: str, value: object, choices: Collection[str]) -> None:
+    """Raise OptionError unless *value* is one of *choices*; *name* is the option's."""
+    if value not in choices:
+        raise OptionError(f"{name} {value!r} is unknown. Choose one of: {', '.join(choices)}.")

@@ -16,7 +16,7 @@ ARCH = "ViT-H-14"
 
 
 class SD2ClipHModel(SDClipModel):
-    """OpenCLIP ViT-H/14's text tower; by default its penultimate layer, as SD2 was trained with."""
+    """OpenCLIP ViT-H/14's text tower. The default layer is the penultimate, as SD2 was trained."""
 
     LAYERS = ("last", "penultimate", "hidden", "all")
 
@@ -32,7 +32,7 @@ class SD2ClipHModel(SDClipModel):
         model_options: Mapping[str, Any] | None = None,
     ) -> None:
         if arch != ARCH:
-            raise OptionError(f"arch {arch!r} is not SD2's text encoder; expected {ARCH!r}.")
+            raise OptionError(f"arch {arch!r} is not SD2's text encoder. Use {ARCH!r}.")
         if layer == "penultimate" and layer_idx is None:
             layer, layer_idx = "hidden", -2
         options = model_options or {}
@@ -78,17 +78,21 @@ def build_text_encoder(
     model_options: Mapping[str, Any] | None = None,
     **kwargs: Any,
 ) -> SD2ClipModel:
-    """The text encoder that holds *state_dict* (canonical names), on *device*.
+    """Build the text encoder that holds *state_dict* (canonical names), on *device*.
 
-    It is laid out on the meta device and takes the tensors over: nothing is initialised or copied
-    unless the dtype or device differs. Every missing, surplus or misshapen tensor is an error.
+    The model is built on the meta device and uses the tensors themselves: nothing is initialised,
+    and a tensor is copied only to another dtype or device. Every missing, unexpected or misshapen
+    tensor is an error.
     """
     model = SD2ClipModel(device="meta", dtype=dtype, model_options=model_options, **kwargs)
     tensors = {name: tensor.to(device=device, dtype=dtype) for name, tensor in state_dict.items()}
     logit_scale = tensors.pop("logit_scale", None)
     missing, unexpected = model.load_sd(tensors)
     if missing or unexpected:
-        raise OptionError(f"state dict misfit: missing {missing}, unexpected {unexpected}.")
+        raise OptionError(
+            f"The state dict does not fit the text encoder: missing {missing}, "
+            f"unexpected {unexpected}."
+        )
     inner = model.clip_h
     if logit_scale is None:
         logit_scale = torch.tensor(DEFAULT_LOGIT_SCALE, device=device)

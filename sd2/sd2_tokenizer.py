@@ -1,14 +1,15 @@
-"""SD2's tokenizers, under ComfyUI's names."""
+"""SD2's tokenizers under ComfyUI's names."""
 
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .config import SD2_CONFIG
 from .tokens.sd_tokenizer import SD1Tokenizer, SDTokenizer
 
 
 class SD2ClipHTokenizer(SDTokenizer):
-    """Tokens for OpenCLIP ViT-H/14: padded with 0, embeddings 1024 wide under ``clip_h``."""
+    """Tokenizes for OpenCLIP ViT-H/14: pads with 0, embeddings 1024 wide under ``clip_h``."""
 
     def __init__(
         self,
@@ -20,14 +21,14 @@ class SD2ClipHTokenizer(SDTokenizer):
             tokenizer_path,
             pad_with_end=False,
             embedding_directory=embedding_directory,
-            embedding_size=1024,
+            embedding_size=SD2_CONFIG.hidden_size,
             embedding_key="clip_h",
             tokenizer_data=tokenizer_data,
         )
 
 
 class SD2Tokenizer(SD1Tokenizer):
-    """The tokenizer of an SD2 CLIP: chunks under ``"h"``, its encoder's one as ``clip_h``."""
+    """The tokenizer of an SD2 CLIP: returns chunks under ``"h"``, holds ``clip_h``."""
 
     clip_h: SD2ClipHTokenizer
 

@@ -20,7 +20,7 @@ ARROWS = {
     "host": {"sd2.files", "sd2.errors", "sd2.sd2_clip", "sd2.sd2_tokenizer", "sd2.model"},
     "dataset": {"clip", "sd2", "host", "version"},
     "headless": {"host.interface", "sd2.files", "sd2.errors"},
-    "editor": {"headless", "host", "sd2.files"},
+    "editor": {"headless", "host", "sd2.files", "sd2.errors"},
     # The command line puts all the parts together.
     "cli": {"headless", "nodes", "clip", "sd2", "host", "editor", "dataset", "version", ""},
     "version": set(),
@@ -35,7 +35,7 @@ ARROWS = {
     "sd2.tokens": {"sd2.syntax", "sd2.files", "sd2.config", "sd2.errors"},
     "sd2.lora": {"sd2.files", "sd2.config", "sd2.errors"},
     "sd2.sd2_clip": {"sd2.model", "sd2.config", "sd2.errors"},
-    "sd2.sd2_tokenizer": {"sd2.tokens"},
+    "sd2.sd2_tokenizer": {"sd2.tokens", "sd2.config"},
 }
 
 COMFYUI_MODULES = {"comfy", "comfy_extras", "folder_paths", "server", "nodes", "execution"}

@@ -78,9 +78,16 @@ def test_every_input_and_output_is_explained(name):
     assert node.DESCRIPTION
 
 
-def test_the_public_surface_is_the_designs():
-    def optional(name: str) -> list[str]:
-        return list(sd2_clip.NODE_CLASS_MAPPINGS[name].INPUT_TYPES().get("optional", {}))
+@pytest.mark.parametrize("module", [sd2_clip, sd2_clip.sd2], ids=["sd2_clip", "sd2_clip.sd2"])
+def test_what_a_package_promises_can_be_imported(module):
+    assert {name for name in module.__all__ if getattr(module, name, None) is None} == set()
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = module.nothing
 
-    assert optional("LoadSD2CLIP") == ["layer", "layer_idx", "device", "dtype"]
-    assert list(sd2_clip.NODE_CLASS_MAPPINGS["LoadSD2CLIP"].RETURN_TYPES) == ["CLIP", "STRING"]
+
+def test_the_classes_are_the_same_under_both_names():
+    assert all(
+        getattr(sd2_clip, name) is getattr(sd2_clip.sd2, name) for name in sd2_clip.sd2.__all__
+    )
+    assert issubclass(sd2_clip.SD2ClipModel, sd2_clip.SD1ClipModel)
+    assert issubclass(sd2_clip.SD2ClipHTokenizer, sd2_clip.SDTokenizer)

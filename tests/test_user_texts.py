@@ -1,4 +1,4 @@
-"""Translations and help pages say what the nodes and settings are, no more and no less."""
+"""Translations and help pages match the nodes, the settings and the panels' texts."""
 
 import json
 import re
@@ -9,13 +9,19 @@ from sd2_clip import NODE_CLASS_MAPPINGS
 
 ROOT = Path(__file__).parent.parent
 LANGUAGES = sorted(path.name for path in (ROOT / "locales").iterdir())
-SCRIPT = (ROOT / "js" / "sd2_clip.js").read_text(encoding="utf-8")
+SCRIPTS = {
+    path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "js").glob("*.js"))
+}
+EXTENSION = SCRIPTS["sd2_clip.js"]
 
-# What the editor's translator would take for syntax; {'|'} is a plain |.
-QUOTED = re.compile(r"\{'([{}|@])'\}")
+# Locale codes of ComfyUI's frontend 1.58, without English: that is what nodes and scripts say.
+CHOOSABLE = {"zh", "zh-TW", "ru", "ja", "ko", "fr", "es", "ar", "tr", "pt-BR", "fa", "he", "it"}
 
-# Lists that depend on the machine; only these values of them have names.
-NAMED_CHOICES = {"device": ["auto", "cpu"]}
+COMMENT = re.compile(r"/\*[\s\S]*?\*/|(?<![:\"])//[^\n]*")
+LITERAL = re.compile(r'"((?:[^"\\\n]|\\.)*)"|`((?:[^`\\]|\\.)*)`')
+INSERTED = re.compile(r"\$\{[^}]*\}")
+TWO_WORDS = re.compile(r"[^\W\d_]{2,}\S* \S*[^\W\d_]{2,}")
+ELEMENT_TEXT = re.compile(r'element\("\w+", [^,\n]+, ["`]([^"`$]*[^\W\d_][^"`]*)')
 
 
 def read(language, file):
@@ -27,20 +33,12 @@ def declared_inputs(node):
     return {n: one for g in ("required", "optional") for n, one in groups.get(g, {}).items()}
 
 
-def choices(name, kind, options):
-    """The values of a list whose names can be translated: not files."""
-    if name in NAMED_CHOICES:
-        return NAMED_CHOICES[name]
-    return kind if isinstance(kind, list) and "default" in options else []
-
-
-def english(name, node):
-    """What the class says, as a translation would."""
-    inputs = {}
-    for input_name, (kind, options) in declared_inputs(node).items():
-        inputs[input_name] = {"name": input_name, "tooltip": options["tooltip"]}
-        if values := choices(input_name, kind, options):
-            inputs[input_name]["options"] = {value: value for value in values}
+def english_node(node):
+    """What the class says, laid out as a translation."""
+    inputs = {
+        name: {"name": name, "tooltip": options["tooltip"]}
+        for name, (_, options) in declared_inputs(node).items()
+    }
     texts = {"display_name": node.TITLE, "description": node.DESCRIPTION, "inputs": inputs}
     if node.RETURN_TYPES:
         names = getattr(node, "RETURN_NAMES", node.RETURN_TYPES)
@@ -52,6 +50,28 @@ def english(name, node):
     return texts
 
 
+def settings_in_script():
+    """Id, name and category of each setting that the script registers."""
+    block = EXTENSION[EXTENSION.index("settings: [") :]
+    ids = dict(re.findall(r'const (\w+) = "(SD2CLIP\.\w+)";', EXTENSION))
+    found = re.findall(r'id: (\w+),\s+category: (\[.+\]),\s+name: "(.+)"', block)
+    return [(ids[name], text, json.loads(category)) for name, category, text in found]
+
+
+def english(file):
+    """The source of a translation file."""
+    if file == "nodeDefs":
+        return {name: english_node(node) for name, node in NODE_CLASS_MAPPINGS.items()}
+    if file == "settings":
+        return {key.replace(".", "_"): {"name": text} for key, text, _ in settings_in_script()}
+    categories = dict.fromkeys(one for _, _, category in settings_in_script() for one in category)
+    nodes = dict.fromkeys(node.CATEGORY for node in NODE_CLASS_MAPPINGS.values())
+    return {
+        "nodeCategories": {category: category for category in nodes},
+        "settingsCategories": {category: category for category in categories},
+    }
+
+
 def flat(texts, path=()):
     """Path to text, for nested objects."""
     for key, value in texts.items():
@@ -61,65 +81,81 @@ def flat(texts, path=()):
             yield (*path, key), value
 
 
-def settings_in_script():
-    """Id, name and category of each setting that the script registers."""
-    block = SCRIPT[SCRIPT.index("settings: [") : SCRIPT.index("setup()")]
-    ids = dict(re.findall(r'const (\w+) = "(SD2CLIP\.\w+)";', SCRIPT))
-    found = re.findall(r'id: (\w+),\s+category: (\[.+\]),\s+name: "(.+)"', block)
-    return [(ids[name], text, json.loads(category)) for name, category, text in found]
+def translated(language, file):
+    """All texts of a file but those of the panels, which tests/js/messages.test.mjs checks."""
+    texts = read(language, file)
+    if file == "main":
+        del texts["SD2CLIP"]
+    return dict(flat(texts))
 
 
-def test_there_are_the_languages_that_were_promised():
-    assert {"en", "zh", "ja"} <= set(LANGUAGES)
-
-
-def test_english_is_what_the_nodes_say(standalone):
-    said = {name: english(name, node) for name, node in NODE_CLASS_MAPPINGS.items()}
-    written = {path: QUOTED.sub(r"\1", text) for path, text in flat(read("en", "nodeDefs"))}
-    assert written == dict(flat(said))
+def test_every_language_can_be_chosen_in_the_frontend():
+    assert {"es", "fr", "ja", "ko", "pt-BR", "ru", "tr", "zh", "zh-TW"} <= set(LANGUAGES)
+    assert set(LANGUAGES) <= CHOOSABLE
 
 
 @pytest.mark.parametrize("file", ["nodeDefs", "settings", "main"])
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_every_language_has_the_same_texts(language, file):
-    assert [path for path, _ in flat(read(language, file))] == [
-        path for path, _ in flat(read("en", file))
-    ]
+def test_every_language_has_all_texts_and_no_other(language, file, standalone):
+    assert set(translated(language, file)) == set(dict(flat(english(file))))
 
 
-@pytest.mark.parametrize("language", [one for one in LANGUAGES if one != "en"])
-def test_every_sentence_is_translated(language):
-    english_texts = dict(flat(read("en", "nodeDefs"))) | dict(flat(read("en", "settings")))
-    for file in ("nodeDefs", "settings"):
-        for path, text in flat(read(language, file)):
-            assert text.strip(), path
-            if " " in english_texts[path]:
-                assert text != english_texts[path], path
+@pytest.mark.parametrize("file", ["nodeDefs", "settings"])
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_sentence_is_translated(language, file, standalone):
+    source = dict(flat(english(file)))
+    for path, text in translated(language, file).items():
+        assert text.strip(), path
+        if " " in source[path]:
+            assert text != source[path], path
+
+
+@pytest.mark.parametrize("file", ["nodeDefs", "settings", "main"])
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_no_text_has_the_frontends_message_syntax(language, file):
+    """Older frontends compile tooltips, newer ones show them raw: no escape suits both."""
+    for path, text in translated(language, file).items():
+        assert not set("{}|@") & set(text), path
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_no_text_has_the_translators_own_syntax(language):
-    for file in ("nodeDefs", "settings", "main"):
-        for path, text in flat(read(language, file)):
-            assert not set("{}|@") & set(QUOTED.sub("", text)), path
+def test_panel_texts_have_placeholders_and_no_other_message_syntax(language):
+    """The frontend merges them into its own messages."""
+    for path, text in flat(read(language, "main")["SD2CLIP"]):
+        assert not set("{}|@") & set(re.sub(r"\{\w+\}", "", text)), path
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_every_value_can_still_be_recognised(language):
-    """Tooltips, messages and saved workflows name values as they are."""
-    for (*_, kind, value), text in flat(read(language, "nodeDefs")):
-        if kind == "options":
-            assert value.lower() in text.lower()
+def test_every_setting_of_the_script_is_found():
+    assert len(settings_in_script()) == EXTENSION.count("defaultValue:") > 0
 
 
-def test_settings_are_those_of_the_script():
-    settings = settings_in_script()
-    assert len(settings) == SCRIPT.count("defaultValue:") > 0
-    assert read("en", "settings") == {
-        key.replace(".", "_"): {"name": text} for key, text, _ in settings
-    }
-    categories = {one for _, _, category in settings for one in category}
-    assert set(read("en", "main")["settingsCategories"]) == categories
+def texts_in(script):
+    """The literals that a user would read as English."""
+    code = COMMENT.sub("", script)
+    literals = [INSERTED.sub("", "".join(found)) for found in LITERAL.findall(code)]
+    sentences = [one for one in literals if TWO_WORDS.search(one) and "sd2c-" not in one]
+    return sentences + ELEMENT_TEXT.findall(code)
+
+
+@pytest.mark.parametrize("script", [name for name in SCRIPTS if name != "messages.js"])
+def test_scripts_have_no_texts_of_their_own(script):
+    """Panels have their texts in messages.js, settings where they are registered."""
+    registered = {text for _, name, category in settings_in_script() for text in (name, *category)}
+    assert set(texts_in(SCRIPTS[script])) <= registered
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ('say("The file is gone.")', ["The file is gone."]),
+        ('element("b", "", "Failed")', ["Failed"]),
+        ("throw Error(`no such ${name}`)", ["no such "]),
+        ('element("b", "sd2c-bad sd2c-full", heading) // "Not a text"', []),
+    ],
+    ids=["sentence", "one word in an element", "template", "class names and comments"],
+)
+def test_texts_in_scripts_are_found(code, found):
+    assert texts_in(code) == found
 
 
 @pytest.mark.parametrize("name", NODE_CLASS_MAPPINGS)

@@ -1,7 +1,7 @@
-"""The editor's saved workflow as it stands in the file: nodes, links, subgraph definitions.
+"""Parses a workflow in the editor's format: nodes, links, subgraph definitions.
 
-Schema 0.4 (links as arrays) and 1 (links as objects), any mixture of them, ids as numbers or text.
-Nothing is interpreted here; ``ui_format`` does that.
+Schema 0.4 (links as arrays) and 1 (links as objects), also mixed; ids as numbers or text. Links
+are not followed here; ``to_prompt`` does that.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from ..workflow_errors import BrokenWorkflowError
+from ..workflow_errors import WorkflowError
 
 INPUT_NODE = "-10"
-"""The id that stands for a subgraph's inputs as the origin of links inside it."""
+"""The id of a subgraph's inputs, as the origin of links inside it."""
 
 OUTPUT_NODE = "-20"
-"""The id that stands for a subgraph's outputs as the target of links inside it."""
+"""The id of a subgraph's outputs, as the target of links inside it."""
 
 MUTED = 2
 BYPASSED = 4
@@ -25,13 +25,13 @@ BYPASSED = 4
 
 @dataclass(frozen=True, slots=True)
 class UiInput:
-    """A socket. ``link`` is the id of the link that ends here."""
+    """An input socket. ``link`` is the id of the link to it."""
 
     name: str
     type: str
     link: str | None
     widget: str | None = None
-    """The widget that this socket stands for, if it is one that could hold a value instead."""
+    """The name of the widget that the socket replaces, if there is one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,11 +43,11 @@ class UiNode:
     inputs: tuple[UiInput, ...]
     output_types: tuple[str, ...]
     values: list[Any] | dict[str, Any] | None
-    """``widgets_values``: by position, or from some packs by name."""
+    """``widgets_values``: by position; of some packs by name."""
     named_values: dict[str, Any] | None
-    """``widgets_values_named``, which new editors save beside it."""
+    """``widgets_values_named``, which new editors save in addition."""
     proxy_widgets: tuple[tuple[str, str], ...]
-    """On a subgraph's instance: node id and widget name of the inner widgets shown on it."""
+    """On an instance of a subgraph: node id and widget name of each inner widget shown on it."""
 
     def input(self, name: str) -> UiInput | None:
         return next((entry for entry in self.inputs if entry.name == name), None)
@@ -67,18 +67,18 @@ class UiLink:
 
 @dataclass(frozen=True)
 class UiGraph:
-    """The workflow itself, or the inside of a subgraph."""
+    """The nodes and links of the workflow itself, or of a subgraph."""
 
     nodes: dict[str, UiNode]
     links: dict[str, UiLink]
     name: str = ""
     input_names: tuple[str, ...] = ()
     output_links: tuple[str | None, ...] = ()
-    """For each output of a subgraph, the link that feeds it."""
+    """For each output of a subgraph, the id of the link to it."""
 
     @cached_property
     def links_from_inputs(self) -> dict[int, list[str]]:
-        """For each input of a subgraph, the ids of the links that start there."""
+        """For each input of a subgraph, the ids of the links from it."""
         found: dict[int, list[str]] = {}
         for link_id, link in self.links.items():
             if link.origin_id == INPUT_NODE:
@@ -98,7 +98,7 @@ def read_ui_document(document: Mapping[str, Any]) -> UiDocument:
     """Read a saved workflow.
 
     Raises:
-        BrokenWorkflowError: naming the node or link that cannot be read.
+        WorkflowError: naming the node or link that cannot be read.
     """
     subgraphs = {}
     pending = [document]
@@ -117,7 +117,7 @@ def _read_graph(graph: Mapping[str, Any]) -> UiGraph:
     for raw in _list(graph.get("nodes")):
         node = _read_node(raw)
         if node.id in nodes:
-            raise BrokenWorkflowError(f"{node.label}: there is a second node with this id")
+            raise WorkflowError(f"{node.label}: two nodes have this id")
         nodes[node.id] = node
     links = dict(_read_links(graph.get("links")))
     into_outputs = {
@@ -137,7 +137,7 @@ def _read_graph(graph: Mapping[str, Any]) -> UiGraph:
 
 def _read_node(raw: Any) -> UiNode:
     if not isinstance(raw, Mapping) or "id" not in raw or not isinstance(raw.get("type"), str):
-        raise BrokenWorkflowError(f"a node has no id or no type: {str(raw)[:100]}")
+        raise WorkflowError(f"a node has no id or no type: {str(raw)[:100]}")
     values = raw.get("widgets_values")
     named = raw.get("widgets_values_named")
     title = raw.get("title")
@@ -171,7 +171,7 @@ def _read_input(raw: Any) -> UiInput:
 
 
 def _type(slot: Mapping[str, Any]) -> str:
-    """A slot's type; the wildcard if it states none, a combo if it lists choices."""
+    """Read the type of a slot: ``*`` if it has none, ``COMBO`` if it lists choices."""
     found = slot.get("type")
     if isinstance(found, list):
         return "COMBO"
@@ -188,7 +188,7 @@ def _read_links(raw: Any) -> Iterator[tuple[str, UiLink]]:
         else:
             parts = _list(link)[:5]
         if len(parts) < 5 or not isinstance(parts[2], int) or not isinstance(parts[4], int):
-            raise BrokenWorkflowError(f"a link cannot be read: {str(link)[:100]}")
+            raise WorkflowError(f"a link cannot be read: {str(link)[:100]}")
         yield str(parts[0]), UiLink(str(parts[1]), parts[2], str(parts[3]), parts[4])
 
 

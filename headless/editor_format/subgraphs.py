@@ -1,4 +1,4 @@
-"""Subgraphs unfolded: every instance of a subgraph is a scope of its own."""
+"""Unfolds subgraphs: each instance of one becomes a scope."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..node_class import NodeClasses
-from ..validation.topological import sort_sources_first
-from ..workflow_errors import BrokenWorkflowError
+from ..topological import sort_sources_first
+from ..workflow_errors import WorkflowError
 from .document import BYPASSED, MUTED, UiDocument, UiGraph, UiNode
 from .widgets import has_widget
 
 MOST_NODES = 1_000_000
-"""Subgraphs may double at each level; this ends a workflow that means to fill the memory."""
+"""Nested subgraphs can double at each level; this limit protects the memory."""
 
 
 Promoted = Mapping[str, tuple[str, str]]
-"""Input of a subgraph -> node id and name of the widget right inside that it leads to; only the
-inputs that do lead to one, through any number of subgraphs, in order."""
+"""Input of a subgraph -> node id and name of the widget in it that the input is linked to. Only the
+inputs that end at a widget, through any number of subgraphs, in order."""
 
 
 @dataclass(eq=False)
@@ -27,23 +27,23 @@ class Scope:
 
     graph: UiGraph
     prefix: str = ""
-    """What stands before the ids of its nodes in the prompt: ``"5:3:"`` in instance 3 of 5."""
+    """Prefix of its nodes' ids in the prompt: ``"5:3:"`` for instance 3 in instance 5."""
     parent: Scope | None = None
     instance: UiNode | None = None
-    """The node of the parent that stands for this."""
+    """The node of the parent that represents this instance."""
     host_values: dict[str, Any] = field(default_factory=dict)
-    """The values that the instance holds for inputs of the subgraph (promoted widgets)."""
+    """The values of promoted widgets that the instance stores, by input of the subgraph."""
     inner_values: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Node id -> widget -> the value that the instance holds for it without such an input."""
+    """Node id -> widget -> the value that the instance stores, where no input leads to it."""
     promoted: Promoted = field(default_factory=dict)
     children: dict[str, Scope] = field(default_factory=dict)
 
 
 def open_scopes(document: UiDocument, classes: NodeClasses) -> list[Scope]:
-    """The scope of the workflow, then those of all its live subgraph instances.
+    """Return the scope of the workflow, then those of all its active subgraph instances.
 
     Raises:
-        BrokenWorkflowError: if a subgraph contains itself.
+        WorkflowError: if a subgraph contains itself.
     """
     promoted, endless = _promoted_inputs(document, classes)
     scopes = [Scope(document.root)]
@@ -51,17 +51,17 @@ def open_scopes(document: UiDocument, classes: NodeClasses) -> list[Scope]:
     for scope in scopes:  # grows while it is walked
         count += len(scope.graph.nodes)
         if count > MOST_NODES:
-            raise BrokenWorkflowError(f"its subgraphs unfold into more than {MOST_NODES} nodes")
+            raise WorkflowError(f"its subgraphs unfold into more than {MOST_NODES} nodes")
         for node in scope.graph.nodes.values():
             graph = document.subgraphs.get(node.type)
             if graph is None or node.mode in (MUTED, BYPASSED):
                 continue
             if node.type in endless:
-                raise BrokenWorkflowError(f"{node.label}: the subgraph {graph.name!r} is in itself")
+                raise WorkflowError(f"{node.label}: the subgraph {graph.name!r} contains itself")
             child = Scope(graph, f"{scope.prefix}{node.id}:", scope, node)
             child.promoted = promoted[node.type]
             _read_values(child, node, child.promoted)
-            # What a proxy further out holds for this instance comes before its own values.
+            # The values of an outer proxy take precedence over the instance's own.
             child.host_values |= scope.inner_values.get(node.id, {})
             scope.children[node.id] = child
             scopes.append(child)
@@ -71,13 +71,13 @@ def open_scopes(document: UiDocument, classes: NodeClasses) -> list[Scope]:
 def _promoted_inputs(
     document: UiDocument, classes: NodeClasses
 ) -> tuple[dict[str, Promoted], set[str]]:
-    """``Promoted`` of every subgraph; and those that hold themselves, which have none."""
+    """Find ``Promoted`` of every subgraph, and those that contain themselves, which have none."""
     subgraphs = document.subgraphs
     inner = {
         name: list(dict.fromkeys(n.type for n in graph.nodes.values() if n.type in subgraphs))
         for name, graph in subgraphs.items()
     }
-    order, endless = sort_sources_first(list(subgraphs), inner)
+    order, endless = sort_sources_first(inner)
     promoted: dict[str, Promoted] = {}
     for name in order:
         found = {}
@@ -108,7 +108,7 @@ def _widget_behind(
 
 
 def _read_values(scope: Scope, instance: UiNode, promoted: Promoted) -> None:
-    """The widget values that a subgraph's instance holds in place of its inner nodes'."""
+    """Read the widget values that an instance stores in place of its inner nodes' values."""
     values, named = instance.values, instance.named_values
     if isinstance(values, list) and instance.proxy_widgets:
         _read_proxies(scope, instance.proxy_widgets, values, promoted)
@@ -126,8 +126,8 @@ def _read_proxies(
     values: list[Any],
     promoted: Promoted,
 ) -> None:
-    """Values by the list ``proxyWidgets`` (2025): inner widgets shown on the instance, whether or
-    not an input of the subgraph leads to them."""
+    """Read values by the list ``proxyWidgets`` (2025): inner widgets shown on the instance,
+    whether or not an input of the subgraph leads to them."""
     input_of = {source: name for name, source in promoted.items()}
     for (node_id, widget), value in zip(proxies, values, strict=False):
         if value is None:
@@ -141,5 +141,5 @@ def _read_proxies(
 
 
 def _present(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Without holes: null means that the inner node's own value counts."""
+    """Drop nulls: for those, the inner node's own value counts."""
     return {name: value for name, value in values.items() if value is not None}

@@ -1,7 +1,7 @@
-"""The editor's saved workflow, of any age -> a prompt in API format.
+"""Converts a workflow in the editor's format, of any version, to a prompt in API format.
 
-What the editor does when it queues a prompt: notes, reroutes and primitives vanish, muted nodes
-and all their links too, bypassed nodes hand an input on, subgraphs unfold.
+This is what the editor does when it queues a prompt: notes, reroutes, primitives and muted nodes
+are removed, bypassed nodes pass an input through, subgraphs are unfolded.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from ..graph import Link, Value
 from ..node_class import NodeClasses
-from ..workflow_errors import BrokenWorkflowError
+from ..workflow_errors import WorkflowError
 from .document import (
     BYPASSED,
     INPUT_NODE,
@@ -26,32 +26,32 @@ from .document import (
 from .subgraphs import Scope, open_scopes
 from .widgets import input_type, values_without_class, widget_values
 
-# Nodes that exist in the editor alone.
+# Nodes that exist in the editor only.
 NOTES = frozenset({"Note", "MarkdownNote"})
 REROUTE = "Reroute"
 PRIMITIVE = "PrimitiveNode"
 EDITOR_ONLY = NOTES | {REROUTE, PRIMITIVE}
 
 
-def convert_ui_workflow(
-    workflow: Mapping[str, Any], node_classes: Mapping[str, type]
+def workflow_to_prompt(
+    workflow: Mapping[str, Any], classes: NodeClasses
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The prompt, and notes on what was left out or guessed.
+    """Return the prompt, and notes on what was dropped or guessed.
 
-    Nodes whose class is not there are kept, with what can be told of their inputs; validation
+    Nodes whose class is not installed are kept, with the inputs that can be identified; validation
     names them.
 
     Raises:
-        BrokenWorkflowError: naming the node.
+        WorkflowError: naming the node.
     """
-    converter = _Converter(read_ui_document(workflow), NodeClasses(node_classes))
+    converter = _Converter(read_ui_document(workflow), classes)
     return converter.convert(), tuple(converter.notes)
 
 
 @dataclass(frozen=True)
 class _Pushed:
-    """The value of a primitive, which the editor writes into the widgets linked to it. That ends
-    at the border of a subgraph: it never reaches the widget behind a subgraph's input."""
+    """The value of a primitive, which the editor writes into the widgets linked to it, but not into
+    widgets inside a subgraph."""
 
     value: Any
     label: str
@@ -118,8 +118,8 @@ class _Converter:
     # Where an input comes from
 
     def _resolve(self, scope: Scope, node: UiNode, entry: UiInput) -> Link | Value | None:
-        """The node that feeds an input, or the value that another place of the canvas holds for
-        it; None if nothing does."""
+        """Find the node that feeds an input, or the value that another node stores for it; None if
+        there is neither."""
         start = scope
         link = self._link(scope, node, entry)
         wanted = entry.type
@@ -132,8 +132,8 @@ class _Converter:
                 found = self.resolved[key]
                 break
             if key in seen:
-                raise BrokenWorkflowError(
-                    f"{node.label}, input '{entry.name}': its link runs in a circle through "
+                raise WorkflowError(
+                    f"{node.label}, input '{entry.name}': its link goes round in a circle through "
                     f"node {scope.prefix}{link.origin_id}"
                 )
             seen.add(key)
@@ -158,13 +158,13 @@ class _Converter:
     def _step(
         self, scope: Scope, link: UiLink, wanted: str
     ) -> Link | Value | _Pushed | tuple[Scope, UiLink | None, str] | None:
-        """One step up from a link: the end, or the link that stands behind it."""
+        """Follow a link by one step: return its source, or the link before it."""
         if link.origin_id == INPUT_NODE and scope.parent is not None:
             return self._leave_subgraph(scope, link.origin_slot)
         node = scope.graph.nodes.get(link.origin_id)
         if node is None:
             self.notes.append(
-                f"a link comes from node {scope.prefix}{link.origin_id}, which is not there; "
+                f"a link comes from node {scope.prefix}{link.origin_id}, which does not exist; "
                 "ignored"
             )
             return None
@@ -203,8 +203,8 @@ class _Converter:
         return self._host_value(scope, name)
 
     def _host_value(self, scope: Scope, name: str) -> Value | None:
-        """What a subgraph's instance holds for an input that leads to a widget: its own value, or
-        that of the widget inside."""
+        """Find the value of a promoted widget: the one that the instance stores, or else the
+        inner widget's."""
         while name not in scope.host_values:
             if name not in scope.promoted:
                 return None
@@ -223,14 +223,14 @@ class _Converter:
         link = scope.graph.links.get(entry.link)
         if link is None:
             self.notes.append(
-                f"{node.label}: input '{entry.name}' names link {entry.link}, which is not there; "
-                "ignored"
+                f"{node.label}: input '{entry.name}' names link {entry.link}, which does not "
+                "exist; ignored"
             )
         return link
 
     def _bypass(self, node: UiNode, slot: int, wanted: str) -> UiInput | None:
-        """The input that a bypassed node hands on at an output: the one at the same position if
-        its type fits, else the first of just that type, else the first that fits."""
+        """Find the input that a bypassed node passes to an output: the one at the same position if
+        its type fits, else the first of exactly that type, else the first that fits."""
         inputs = self._sockets(node)
         if wanted in ("*", ""):
             return inputs[slot] if slot < len(inputs) else next(iter(inputs), None)
@@ -245,7 +245,7 @@ class _Converter:
         return next(exact, None) or next(filter(fits, inputs), None)
 
     def _sockets(self, node: UiNode) -> list[UiInput]:
-        """The inputs in the order of the class; saved ones may lack those that are not linked."""
+        """Return the inputs in the order of the class; a file may omit inputs without a link."""
         if node.type not in self.classes:
             return list(node.inputs)
         specs = self.classes[node.type].inputs
@@ -273,7 +273,7 @@ def _primitive_value(node: UiNode, scope: Scope) -> _Pushed | None:
 
 
 def _connects(one: str, other: str) -> bool:
-    """Whether the editor lets these types connect."""
+    """Whether the editor allows a link between these types."""
     if one in ("*", "") or other in ("*", ""):
         return True
     ours = {part.strip() for part in one.lower().split(",")}
@@ -281,5 +281,5 @@ def _connects(one: str, other: str) -> bool:
 
 
 def _wrap(value: Any) -> Any:
-    """A bare list in a prompt is a link."""
+    """Wrap a list: in a prompt, a bare list is a link."""
     return {"__value__": value} if isinstance(value, list) else value

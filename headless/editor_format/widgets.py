@@ -1,7 +1,7 @@
-"""The values that a saved node holds in its widgets, by name.
+"""Reads the widget values of a saved node, by name.
 
-The editor saves them by position over the widgets that it made from ``INPUT_TYPES``, among them
-some that never reach a prompt; newer ones save them by name as well.
+The editor saves them by position, for the widgets that it created from ``INPUT_TYPES`` and some of
+its own that are not part of a prompt. Newer editors also save them by name.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from ..node_class import InputSpec, NodeClass
 from .document import UiNode
 
-# Input types for which the editor makes a widget by itself, as of its version 1.58.
+# Input types for which the editor (1.58) creates a widget.
 WIDGET_TYPES = frozenset(
     [
         *("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"),
@@ -24,12 +24,12 @@ WIDGET_TYPES = frozenset(
 )
 
 CONTROL_MODES = ("fixed", "increment", "decrement", "randomize", "increment-wrap")
-"""The values of the widget ``control_after_generate``, which follows seeds."""
+"""The values of the widget ``control_after_generate``, which comes after seeds."""
 
 
 @dataclass(frozen=True, slots=True)
 class WidgetSlot:
-    """One saved position: a widget of an input, or one that only the editor knows."""
+    """One saved position: the widget of an input, or a widget of the editor's own."""
 
     name: str
     spec: InputSpec | None
@@ -37,7 +37,7 @@ class WidgetSlot:
 
 
 def input_type(spec: InputSpec) -> str:
-    """The type of an input's socket as the editor names it."""
+    """Return the editor's name for the type of an input."""
     if spec.choices is not None:
         return "COMBO"
     return str(spec.type)
@@ -50,7 +50,7 @@ def has_widget(spec: InputSpec) -> bool:
 
 
 def widget_slots(cls: NodeClass) -> list[WidgetSlot]:
-    """All positions of ``widgets_values`` for this class."""
+    """List all positions of ``widgets_values`` for this class."""
     return [slot for spec in cls.inputs if has_widget(spec) for slot in _slots_of(spec)]
 
 
@@ -67,8 +67,8 @@ def _slots_of(spec: InputSpec) -> Iterator[WidgetSlot]:
 
 
 def widget_values(node: UiNode, cls: NodeClass) -> tuple[dict[str, Any], int]:
-    """The value of every widget of a node, its default where none was saved; and the number of
-    saved values that have no widget here."""
+    """Return the value of every widget of a node, its default where none is saved; and the number
+    of saved values that no widget has."""
     slots = widget_slots(cls)
     saved: dict[str, Any] = {}
     surplus = 0
@@ -77,7 +77,7 @@ def widget_values(node: UiNode, cls: NodeClass) -> tuple[dict[str, Any], int]:
     elif isinstance(node.values, dict):
         saved = dict(node.values)
     if any(option.endswith("_upload") for spec in cls.inputs for option in spec.options):
-        surplus = 0  # the editor's upload button is saved too
+        surplus = 0  # the value of the editor's upload button
     if node.named_values is not None and not _fits(saved, surplus, slots):
         saved, surplus = saved | node.named_values, 0
     values: dict[str, Any] = {}
@@ -91,10 +91,10 @@ def widget_values(node: UiNode, cls: NodeClass) -> tuple[dict[str, Any], int]:
 
 
 def _fits(saved: Mapping[str, Any], surplus: int, slots: list[WidgetSlot]) -> bool:
-    """Whether values by position can be what this class's widgets hold.
+    """Whether the values by position fit the widgets of this class.
 
-    Then they count, and not the names beside them: people and programs edit the positions, and
-    the editor (1.58) itself reads them. Where the class has changed since, names are surer.
+    If so, they count, not the values by name: people and programs edit values by position, and
+    the editor (1.58) reads those. If the class has changed since, names are more reliable.
     """
     return surplus == 0 and all(
         slot.name in saved and _may_hold(slot.spec, saved[slot.name])
@@ -125,7 +125,7 @@ def _by_position(
         if at >= len(values):
             break
         if slot.name == "control_after_generate" and slot.spec is None:
-            # Workflows that were made by programs tend to lack it.
+            # Workflows written by programs often lack it.
             controlled = values[at] in CONTROL_MODES
             at += controlled
         elif slot.name == "control_filter_list" and slot.spec is None:
@@ -137,8 +137,8 @@ def _by_position(
 
 
 def _without_forced(values: list[Any], slots: list[WidgetSlot], cls: NodeClass) -> list[Any]:
-    """Editors before 2025 also saved a dummy for every ``forceInput`` input. That is told by the
-    number of values alone."""
+    """Drop the dummies that editors before 2025 saved for ``forceInput`` inputs. Only the number of
+    values shows whether they are there."""
     forced = [
         is_forced
         for spec in cls.inputs
@@ -154,7 +154,7 @@ def _without_forced(values: list[Any], slots: list[WidgetSlot], cls: NodeClass) 
 
 
 def default_value(spec: InputSpec) -> Any:
-    """What the editor's widget starts with; None if that is not known."""
+    """Return the initial value of the editor's widget; None if it is not known."""
     if "default" in spec.options:
         return spec.options["default"]
     choices = spec.choices
@@ -164,7 +164,7 @@ def default_value(spec: InputSpec) -> Any:
 
 
 def values_without_class(node: UiNode) -> dict[str, Any]:
-    """As many widget values as can be named when the node's class is not there."""
+    """Name as many widget values as possible without the node's class."""
     if node.named_values is not None:
         named = dict(node.named_values)
     elif isinstance(node.values, dict):

@@ -1,4 +1,4 @@
-"""What a run tells its listener: ComfyUI's event names and payloads, made in one place."""
+"""Sends the events of a run to its listener, with ComfyUI's names and payloads."""
 
 from __future__ import annotations
 
@@ -11,39 +11,31 @@ Listener = Callable[[str, dict[str, Any]], None]
 """Called with an event name and its data, in the thread that runs the prompt."""
 
 MOST_NODES_IN_STATE = 256
-"""``progress_state`` repeats the nodes so far at every step. ComfyUI sends them all, which is
-quadratic; here it is those that changed last."""
+"""Every ``progress_state`` lists all nodes so far in ComfyUI, which is quadratic; here it lists
+those that changed last."""
 
 
 def ignore(event: str, data: dict[str, Any]) -> None:
-    """The listener of a run that nobody watches."""
+    """Listen to nothing."""
 
 
 class Events:
     """Sends the events of one run."""
 
-    def __init__(
-        self,
-        listener: Listener,
-        prompt_id: str,
-        lineage: Callable[[str], dict[str, str | None]],
-    ) -> None:
-        """``lineage`` gives a node's ``display_node_id``, ``parent_node_id``, ``real_node_id``."""
+    def __init__(self, listener: Listener, prompt_id: str) -> None:
         self._listener = listener
         self._prompt_id = prompt_id
-        self._lineage = lineage
         self._states: OrderedDict[str, dict[str, Any]] = OrderedDict()
 
     def message(self, event: str, **data: Any) -> None:
-        """An ``execution_...`` event; these carry the time in milliseconds."""
+        """Send an ``execution_...`` event, with the time in milliseconds."""
         data = {"prompt_id": self._prompt_id, **data, "timestamp": int(time.time() * 1000)}
         self._listener(event, data)
 
     def start(self, node_id: str) -> None:
-        display = self._lineage(node_id)["display_node_id"]
         self._listener(
             "executing",
-            {"node": node_id, "display_node": display, "prompt_id": self._prompt_id},
+            {"node": node_id, "display_node": node_id, "prompt_id": self._prompt_id},
         )
         self._state(node_id, "running", 0.0, 1.0)
 
@@ -60,12 +52,11 @@ class Events:
         self._state(node_id, "finished", maximum, maximum)
 
     def executed(self, node_id: str, ui: dict[str, list[Any]] | None) -> None:
-        display = self._lineage(node_id)["display_node_id"]
         self._listener(
             "executed",
             {
                 "node": node_id,
-                "display_node": display,
+                "display_node": node_id,
                 "output": ui,
                 "prompt_id": self._prompt_id,
             },
@@ -80,7 +71,10 @@ class Events:
             "state": state,
             "node_id": node_id,
             "prompt_id": self._prompt_id,
-            **self._lineage(node_id),
+            # These differ where nodes expand into others, which they do not here.
+            "display_node_id": node_id,
+            "parent_node_id": None,
+            "real_node_id": node_id,
         }
         self._states.move_to_end(node_id)
         if len(self._states) > MOST_NODES_IN_STATE:

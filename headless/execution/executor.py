@@ -1,38 +1,24 @@
-"""Runs a validated prompt with ComfyUI's semantics: lists, lazy inputs, blockers, expansion,
-``ui`` results, results cached by content, interruption.
-
-Nodes run one at a time, depth first from each output in the order of the prompt, so the order is
-the same in every run and an output is written as soon as its own sources are there.
-"""
+"""Runs validated workflows one after the other, and keeps results in between."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from ..validation.validate import Validation, validate
+from ..validation.validate import Validation
 from .events import Listener, ignore
 from .result_cache import ResultCache
-from .run_graph import Execution, Run
-
-__all__ = ["Execution", "Executor"]
+from .run_graph import Execution, NodeObjects, Run
 
 
 class Executor:
-    """Validates and runs prompts over one set of node classes, one prompt at a time."""
+    """Runs one workflow at a time; what did not change since the last one is not run again."""
 
-    def __init__(
-        self, node_classes: Mapping[str, type], *, cache: ResultCache | None = None
-    ) -> None:
-        self.node_classes = node_classes
-        self._cache = ResultCache() if cache is None else cache
-        self._objects: dict[tuple[str, str], Any] = {}
+    def __init__(self) -> None:
+        self._cache = ResultCache()
+        self._objects: NodeObjects = {}
         self._interrupt = threading.Event()
-
-    def validate(self, prompt: Any, *, targets: Collection[str] | None = None) -> Validation:
-        """Check a prompt for all its output nodes, or only for those in ``targets``."""
-        return validate(prompt, self.node_classes, targets)
 
     def execute(
         self,
@@ -42,10 +28,10 @@ class Executor:
         extra_data: Mapping[str, Any] | None = None,
         listener: Listener = ignore,
     ) -> Execution:
-        """Run the good outputs of a prompt. An exception of a node ends the run and is returned.
+        """Run the good outputs of a workflow.
 
-        Not from the thread of a running event loop: nodes may be coroutine functions. The event
-        ``executing`` with ``node: None`` is left to the caller, to send when the result is kept.
+        An exception of a node ends the run and is returned. The event ``executing`` with
+        ``node: None`` is left to the caller, to send once the result is stored.
         """
         self._interrupt.clear()
         live = {(node.id, node.class_type) for node in validation.graph.values()}
@@ -57,10 +43,10 @@ class Executor:
 
     def interrupt(self) -> None:
         """Stop the current run, from any thread: before its next node, or at the next progress
-        report of the node at work."""
+        report of the running node."""
         self._interrupt.set()
 
     def clear(self) -> None:
-        """Forget all results and node objects. Not during a run."""
+        """Delete all results and node objects. Not during a run."""
         self._cache.clear()
         self._objects.clear()

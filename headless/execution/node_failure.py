@@ -1,4 +1,4 @@
-"""An exception of a node, kept with what a person needs to find and cure it."""
+"""Describes an exception of a node, with what a person needs to find and fix the cause."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class NodeFailure:
     exception_type: str
     traceback: tuple[str, ...]
     inputs: dict[str, list[Any]]
-    """The values the node was called with: plain ones as they are, others as text."""
+    """The arguments of the node: numbers and booleans as they are, others as text."""
     input_name: str | None = None
-    """The input to blame, where the exception says so in an ``input_name`` of its own."""
+    """The input that caused it, if the exception has an attribute ``input_name``."""
 
     def __str__(self) -> str:
         where = f"node {self.node_id} ({self.title})"
@@ -36,7 +36,7 @@ class NodeFailure:
 
 
 def describe_failure(
-    node: Node, title: str, error: BaseException, arguments: Mapping[str, list[Any]] | None
+    node: Node, title: str, error: BaseException, arguments: Mapping[str, list[Any]]
 ) -> NodeFailure:
     kind = type(error)
     module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
@@ -49,9 +49,7 @@ def describe_failure(
         exception=error,
         exception_type=f"{module}{kind.__qualname__}",
         traceback=tuple(traceback.format_tb(error.__traceback__)),
-        inputs={
-            name: [_plain(value) for value in values] for name, values in (arguments or {}).items()
-        },
+        inputs={name: [_plain(value) for value in values] for name, values in arguments.items()},
         input_name=input_name if isinstance(input_name, str) else None,
     )
 

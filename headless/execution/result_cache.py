@@ -1,8 +1,8 @@
-"""Results by content: a node's digest covers its class, its inputs and all it depends on.
+"""Caches results by content: a node's digest covers its class, inputs and all their sources.
 
-Each digest is made from the digests of the node's sources (a Merkle tree), so the cost of a
-prompt is linear in its nodes. Ids are not part of it, so a workflow that was renumbered finds its
-results. Files enter through ``IS_CHANGED`` of the nodes that read them.
+Each digest is computed from the digests of the node's sources (a Merkle tree), in linear time for
+the whole prompt. It does not contain ids, so results are found again after renumbering. Files
+enter through ``IS_CHANGED`` of the nodes that read them.
 """
 
 from __future__ import annotations
@@ -16,30 +16,29 @@ from typing import Any
 
 from ..graph import Graph, Link, Node, Value
 from ..node_class import NodeClass, NodeClasses
-from .call_node import call_over_lists
 
 log = logging.getLogger("sd2_clip")
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a node gave: a list per output (see ``call_over_lists``), and what it shows."""
+    """What a node returned: a list per output, and what it shows (``ui``)."""
 
     outputs: tuple[list[Any], ...]
     ui: dict[str, list[Any]] | None = None
 
 
 class ResultCache:
-    """The results of the last prompt, and no more: one per node."""
+    """The results of the last prompt only: one per node."""
 
     def __init__(self) -> None:
         self._results: dict[bytes, Result] = {}
         self._last: dict[str, bytes] = {}
 
     def begin(self, nodes: Collection[str], digests: Mapping[str, bytes | None]) -> None:
-        """Forget what the new prompt has no use for, before it runs and needs the memory.
+        """Drop the results that the new prompt does not use, before it needs the memory.
 
-        Nodes of the prompt that are not asked for this time (no digest) keep their result.
+        Nodes of the prompt that do not take part in this run (no digest) keep their result.
         """
         last = {node: digest for node, digest in self._last.items() if node in nodes}
         for node, digest in digests.items():
@@ -63,7 +62,7 @@ class ResultCache:
 
 
 class NotCacheableError(Exception):
-    """A value has no content to compare: nan, which equals nothing, or an object."""
+    """A value cannot be compared: nan, which equals nothing, or an object."""
 
 
 def digest_nodes(
@@ -71,10 +70,10 @@ def digest_nodes(
     classes: NodeClasses,
     hidden: Callable[[Node], Mapping[str, Any]],
 ) -> dict[str, bytes | None]:
-    """A digest per node, or None for one that must run every time, as must all that use it.
+    """Compute a digest per node; None if it must run every time, with all that depend on it.
 
-    ``graph`` has sources before their users. ``IS_CHANGED`` is asked here, with the constants of
-    the node; if it fails, that is logged and the node runs every time.
+    In ``graph``, each node comes after its sources. ``IS_CHANGED`` is called here, with the
+    constants of the node; if it fails, that is logged and the node runs every time.
     """
     digests: dict[str, bytes | None] = {}
     for node in graph.values():
@@ -112,7 +111,7 @@ def _digest(
 def _is_changed(node: Node, cls: NodeClass, hidden: Mapping[str, Any]) -> list[Any]:
     arguments = cls.constant_arguments(node, hidden)
     try:
-        return call_over_lists(cls.cls.IS_CHANGED, arguments, whole_lists=cls.input_is_list)
+        return cls.call(cls.cls.IS_CHANGED, arguments)
     except Exception as error:
         log.warning(
             "node %s (%s): IS_CHANGED failed, so the node runs every time: %s: %s",
@@ -130,7 +129,7 @@ def _text(text: str) -> bytes:
 
 
 def _encode(value: Any, parts: list[bytes]) -> None:
-    """Append ``value`` so that no two values, nor 1, 1.0 and True, read the same."""
+    """Append an encoding of ``value`` that no other value has; 1, 1.0 and True differ too."""
     kind = type(value)
     if kind is str:
         parts.append(_text(value))

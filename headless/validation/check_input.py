@@ -1,4 +1,4 @@
-"""One input against its declaration: the errors in ComfyUI's shape, and the value to use."""
+"""Checks one input against its declaration, and coerces its value."""
 
 from __future__ import annotations
 
@@ -7,90 +7,72 @@ from typing import Any
 
 from ..graph import BadLink, Link, Value
 from ..node_class import InputSpec, NodeClass
-
-ErrorObject = dict[str, Any]
-"""``{"type", "message", "details", "extra_info"}``, as ComfyUI's API reports one problem."""
+from .problems import InputProblem
 
 MOST_CHOICES_SHOWN = 20
 
 
-class InputRejectedError(Exception):
-    """Carries the error object of one input."""
-
-    def __init__(self, error: ErrorObject) -> None:
-        super().__init__(error["details"])
-        self.error = error
+def missing_input(spec: InputSpec) -> InputProblem:
+    return InputProblem("required_input_missing", "Required input is missing", spec.name, spec.name)
 
 
-def problem(kind: str, message: str, details: str, **extra_info: Any) -> ErrorObject:
-    return {"type": kind, "message": message, "details": details, "extra_info": extra_info}
-
-
-def missing_input(spec: InputSpec) -> ErrorObject:
-    return problem(
-        "required_input_missing", "Required input is missing", spec.name, input_name=spec.name
-    )
-
-
-def bad_link(spec: InputSpec, received: BadLink) -> ErrorObject:
-    """What to say of a list that is no link."""
+def bad_link(spec: InputSpec, received: BadLink) -> InputProblem:
+    """Describe a list that is not a link."""
     value = received.received
     details = f"{spec.name}: {value!r}"
     if len(value) == 2 and not isinstance(value[0], str):
         details += f" (node ids are strings: [{str(value[0])!r}, {value[1]!r}])"
     details += '; a list of values is written {"__value__": [...]}'
-    return problem(
+    return InputProblem(
         "bad_linked_input",
         "Bad linked input, must be a length-2 list of [node_id, slot_index]",
         details,
-        input_name=spec.name,
-        input_config=_config(spec),
-        received_value=value,
+        spec.name,
+        spec=spec,
+        received=received,
     )
 
 
-def dangling_link(name: str, link: Link, reason: str) -> ErrorObject:
-    """A link to a node or a slot that is not there (ComfyUI: a bare KeyError or IndexError)."""
-    return problem(
+def dangling_link(name: str, link: Link, reason: str) -> InputProblem:
+    """Describe a link to a node or output that does not exist."""
+    return InputProblem(
         "bad_linked_input",
         "Bad linked input, its source does not exist",
         f"{name}: {reason}",
-        input_name=name,
-        received_value=[link.node_id, link.slot],
+        name,
+        received=link,
     )
 
 
-def check_source_type(spec: InputSpec, link: Link, source: NodeClass, *, check_type: bool) -> Any:
-    """The type that a link brings. Raises InputRejectedError if it is none, or of no use here."""
+def check_link(
+    spec: InputSpec, link: Link, source: NodeClass, *, check_type: bool
+) -> InputProblem | None:
+    """Check that the source has such an output, and that its type may feed this input."""
     if not 0 <= link.slot < len(source.return_types):
         count = len(source.return_types)
-        raise InputRejectedError(
-            dangling_link(
-                spec.name,
-                link,
-                f"node {link.node_id} ({source.name}) has no output {link.slot}, "
-                + (f"its outputs are 0 to {count - 1}" if count else "it has no outputs"),
-            )
+        return dangling_link(
+            spec.name,
+            link,
+            f"node {link.node_id} ({source.name}) has no output {link.slot}, "
+            + (f"its outputs are 0 to {count - 1}" if count else "it has no outputs"),
         )
     received = source.return_types[link.slot]
-    if check_type and not types_agree(received, spec.type):
-        raise InputRejectedError(
-            problem(
-                "return_type_mismatch",
-                "Return type mismatch between linked nodes",
-                f"{spec.name}, received_type({received}) mismatch input_type({spec.type})",
-                input_name=spec.name,
-                input_config=_config(spec),
-                received_type=received,
-                linked_node=[link.node_id, link.slot],
-            )
-        )
-    return received
+    if not check_type or types_agree(received, spec.type):
+        return None
+    return InputProblem(
+        "return_type_mismatch",
+        "Return type mismatch between linked nodes",
+        f"{spec.name}, received_type({received}) mismatch input_type({spec.type})",
+        spec.name,
+        spec=spec,
+        received=link,
+        received_type=received,
+    )
 
 
 def types_agree(received: Any, wanted: Any) -> bool:
     """Whether an output may feed an input: equal, ``*``, or a common member of ``"A,B"`` sets."""
-    # Asked with != because packs make an "any" type of a str whose __ne__ is always False.
+    # Compared with != because packs define an "any" type as a str whose __ne__ returns False.
     if not (received != wanted):  # noqa: SIM202
         return True
     if isinstance(received, (list, tuple)):
@@ -104,34 +86,30 @@ def types_agree(received: Any, wanted: Any) -> bool:
     return "*" in ours or "*" in theirs or not ours.isdisjoint(theirs)
 
 
-def check_value(spec: InputSpec, received: Value, *, check_range: bool) -> Value:
-    """The value to run with: coerced to its type, a combo's in the spelling of the choice.
+def check_value(spec: InputSpec, received: Value, *, check_range: bool) -> Value | InputProblem:
+    """Coerce a value to the type of its input; a combo's to the spelling of the choice.
 
-    ``check_range`` is False where the class's own ``VALIDATE_INPUTS`` answers for this input.
-
-    Raises:
-        InputRejectedError
+    ``check_range`` is False where the class's own ``VALIDATE_INPUTS`` checks this input.
     """
     try:
         value = _coerce(spec.type, received.value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise InputRejectedError(
-            problem(
-                "invalid_input_type",
-                f"Failed to convert an input value to a {spec.type} value",
-                f"{spec.name}, {received.value!r}, {error}",
-                input_name=spec.name,
-                input_config=_config(spec),
-                received_value=received.value,
-                exception_message=str(error),
-            )
-        ) from error
-    if check_range:
-        _check_bounds(spec, value)
-        choices = spec.choices
-        if choices is not None:
-            value = _check_choice(spec, value, choices)
-    return received if value is received.value else Value(value)
+        return InputProblem(
+            "invalid_input_type",
+            f"Failed to convert an input value to a {spec.type} value",
+            f"{spec.name}, {received.value!r}, {error}",
+            spec.name,
+            spec=spec,
+            received=received,
+            exception=error,
+        )
+    coerced = received if value is received.value else Value(value)
+    if not check_range:
+        return coerced
+    problem = _check_bounds(spec, coerced)
+    if problem is not None or spec.choices is None:
+        return problem or coerced
+    return _check_choice(spec, coerced, spec.choices)
 
 
 def _coerce(wanted: Any, value: Any) -> Any:
@@ -142,44 +120,35 @@ def _coerce(wanted: Any, value: Any) -> Any:
     if wanted == "STRING":
         return value if type(value) is str else str(value)
     if wanted == "BOOLEAN":
-        if isinstance(value, str):
-            # bool("false") is True; nobody who writes that means it.
-            return {"true": True, "false": False}[_known_truth(value)]
-        return bool(value)
+        return _parse_boolean(value) if isinstance(value, str) else bool(value)
     return value
 
 
-def _known_truth(text: str) -> str:
+def _parse_boolean(text: str) -> bool:
+    """``bool("false")`` is True, and nobody who writes "false" means that."""
     lowered = text.strip().lower()
     if lowered not in ("true", "false"):
         raise ValueError("expected true or false")
-    return lowered
+    return lowered == "true"
 
 
-def _check_bounds(spec: InputSpec, value: Any) -> None:
+def _check_bounds(spec: InputSpec, received: Value) -> InputProblem | None:
+    value = received.value
     if not isinstance(value, (int, float)):
-        return
+        return None
     low, high = spec.options.get("min"), spec.options.get("max")
-    # Written as "not in range" so that nan, which compares with nothing, is out of it.
+    # Negated, so that nan, for which every comparison is False, is out of range.
     if low is not None and not value >= low:
         kind, message = "value_smaller_than_min", f"Value {value} smaller than min of {low}"
     elif high is not None and not value <= high:
         kind, message = "value_bigger_than_max", f"Value {value} bigger than max of {high}"
     else:
-        return
-    raise InputRejectedError(
-        problem(
-            kind,
-            message,
-            f"{spec.name}",
-            input_name=spec.name,
-            input_config=_config(spec),
-            received_value=value,
-        )
-    )
+        return None
+    return InputProblem(kind, message, spec.name, spec.name, spec=spec, received=received)
 
 
-def _check_choice(spec: InputSpec, value: Any, choices: Sequence[Any]) -> Any:
+def _check_choice(spec: InputSpec, received: Value, choices: Sequence[Any]) -> Value | InputProblem:
+    value = received.value
     several = spec.options.get("multiselect") or spec.options.get("multi_select")
     if several and isinstance(value, list):
         matches = [_match_choice(item, choices) for item in value]
@@ -189,24 +158,22 @@ def _check_choice(spec: InputSpec, value: Any, choices: Sequence[Any]) -> Any:
         result = _match_choice(value, choices)
         wrong = [value] if result is None and value not in choices else []
     if not wrong:
-        return result
+        return received if result is value else Value(result)
     few = len(choices) <= MOST_CHOICES_SHOWN
     shown = str(choices) if few else f"(list of length {len(choices)})"
-    raise InputRejectedError(
-        problem(
-            "value_not_in_list",
-            "Value not in list",
-            f"{spec.name}: {', '.join(map(repr, wrong))} not in {shown}",
-            input_name=spec.name,
-            input_config=_config(spec) if few else None,
-            received_value=value,
-        )
+    return InputProblem(
+        "value_not_in_list",
+        "Value not in list",
+        f"{spec.name}: {', '.join(map(repr, wrong))} not in {shown}",
+        spec.name,
+        spec=spec,
+        received=received,
     )
 
 
 def _match_choice(value: Any, choices: Sequence[Any]) -> Any | None:
-    """The choice that ``value`` names. File names agree over either path separator, because
-    workflows travel between Windows and the rest."""
+    """Find the choice that ``value`` means. Either path separator matches, since workflows are
+    exchanged between Windows and other systems."""
     if value in choices:
         return value
     if isinstance(value, str):
@@ -215,7 +182,3 @@ def _match_choice(value: Any, choices: Sequence[Any]) -> Any | None:
             if isinstance(choice, str) and choice.replace("\\", "/") == wanted:
                 return choice
     return None
-
-
-def _config(spec: InputSpec) -> list[Any]:
-    return [spec.type, dict(spec.options)]

@@ -1,84 +1,71 @@
-"""A prompt against its node classes, before anything runs: ComfyUI's checks, error types and
-shapes, in time linear in the size of the graph.
+"""Validates a prompt before anything runs, with ComfyUI's checks, in linear time.
 
-Where ComfyUI refuses the whole prompt for one node that is not installed, here the outputs that do
-not depend on it are still good; the node is named among the errors either way.
+ComfyUI refuses the whole prompt for one node that is not installed. Here the outputs that do not
+depend on it can still run; the node is reported either way.
 """
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from ..graph import Graph, Link, Node, parse_prompt, unwrap_prompt
-from ..node_class import NodeClasses
-from ..workflow_errors import WorkflowError
-from .check_input import ErrorObject, problem
-from .check_node import NodeChecker
-from .topological import find_cycles, sort_sources_first
+from ..graph import Graph, Link, Node
+from ..topological import find_cycles, sort_sources_first
+from ..workflow import Workflow
+from .check_node import check_node
+from .problems import BadNode, InputProblem, NodeProblem, Problem
 
 LONGEST_CYCLE_SHOWN = 20
-"""Nodes. Every node of a cycle tells of the whole cycle."""
+"""Nodes. Every node of a cycle reports the whole cycle."""
 
 
 @dataclass(frozen=True)
 class Validation:
-    """What is wrong with a prompt, and what can be run of it."""
+    """What is wrong with a workflow, and which part of it can run."""
 
-    ok: bool
-    """Whether at least one output can be run."""
-    error: ErrorObject | None
-    """What is wrong with the prompt as a whole; None if ``ok``."""
+    workflow: Workflow
+    graph: Graph
+    """The nodes that the good outputs depend on, each after its sources: values are coerced,
+    inputs that the class does not take are dropped."""
     outputs: tuple[str, ...]
-    """The output nodes that can be run, in the order of the prompt."""
-    node_errors: dict[str, dict[str, Any]]
-    """``{id: {"errors", "dependent_outputs", "class_type"}}``; may be filled though ``ok``."""
-    notes: tuple[str, ...] = ()
+    """The output nodes that can run, in the order of the prompt."""
+    error: NodeProblem | None
+    """Why no output can run; None if one can."""
+    bad_nodes: Mapping[str, BadNode]
+    """By id, in the order of the prompt. Some may be bad although others can run."""
+    notes: tuple[str, ...]
     """What is ignored without being an error."""
-    prompt: Mapping[str, Any] = field(default_factory=dict)
-    """The prompt as it was given."""
-    graph: Graph = field(default_factory=dict)
-    """The nodes that the good outputs need, sources before their users: values are coerced,
-    inputs that the class has no use for are gone."""
-    classes: NodeClasses = field(default_factory=lambda: NodeClasses({}))
+
+    @property
+    def ok(self) -> bool:
+        """Whether at least one output can run."""
+        return self.error is None
 
     def lines(self) -> list[str]:
-        """The errors for a person, a line each, naming node and title."""
-        lines = []
-        if self.error is not None and not self.node_errors:
-            lines.append(": ".join(filter(None, (self.error["message"], self.error["details"]))))
-        for node_id, found in self.node_errors.items():
-            for error in found["errors"]:
-                text = ": ".join(filter(None, (error["message"], error["details"])))
-                lines.append(f"node {node_id} ({found['title']}): {text}")
-        return lines
+        """The errors for a person to read, one per line, with node and title."""
+        if self.error is not None and not self.bad_nodes:
+            return [str(self.error)]
+        return [
+            f"node {node_id} ({bad.title}): {problem}"
+            for node_id, bad in self.bad_nodes.items()
+            for problem in bad.problems
+        ]
 
 
-def validate(
-    prompt: Any, node_classes: Mapping[str, type], targets: Collection[str] | None = None
-) -> Validation:
-    """Check a prompt (bare or ``{"prompt": ...}``) for its output nodes, or those in ``targets``.
+def validate(workflow: Workflow, targets: Collection[str] | None = None) -> Validation:
+    """Validate for all output nodes, or only for those in ``targets``.
 
-    ``VALIDATE_INPUTS`` may be a coroutine function, so do not call this from an event loop's
-    thread. Raises nothing for a bad prompt: all is in the result.
+    Nothing is raised for a bad workflow: everything is in the result.
     """
-    try:
-        document = unwrap_prompt(prompt)
-        graph = parse_prompt(document)
-    except WorkflowError as error:
-        return Validation(False, problem("invalid_prompt", str(error), ""), (), {})
-    return _Validator(document, graph, NodeClasses(node_classes)).run(targets)
+    return _Validator(workflow).run(targets)
 
 
 class _Validator:
-    def __init__(self, prompt: Mapping[str, Any], graph: Graph, classes: NodeClasses) -> None:
-        self.prompt = prompt
-        self.graph = graph
-        self.classes = classes
-        self.checker = NodeChecker(prompt, graph, classes)
-        self.errors: dict[str, list[ErrorObject]] = {}
+    def __init__(self, workflow: Workflow) -> None:
+        self.workflow = workflow
+        self.graph = workflow.graph
+        self.classes = workflow.classes
+        self.problems: dict[str, list[Problem]] = {}
         self.notes: list[str] = []
         self.checked: dict[str, Node] = {}
         self.sources: dict[str, list[str]] = {}
@@ -86,144 +73,120 @@ class _Validator:
     def run(self, targets: Collection[str] | None) -> Validation:
         absent = [node for node in self.graph.values() if node.class_type not in self.classes]
         for node in absent:
-            self.errors[node.id] = [self._missing_node_type(node)]
-        outputs = [
+            self.problems[node.id] = [self._not_installed(node)]
+        wanted = [
             node.id
             for node in self.graph.values()
             if self._is_output(node) and (targets is None or node.id in targets)
         ]
-        if not outputs:
-            return self._refuse(absent, problem("prompt_no_outputs", "Prompt has no outputs", ""))
-
-        reached = self._reach(outputs)
-        order, left_over = sort_sources_first(reached, self.sources)
-        self._report_cycles(left_over)
+        self._find_sources(wanted)
+        order, unsorted = sort_sources_first(self.sources)
+        self._report_cycles(unsorted)
         for node_id in order:
             self._check_node(self.graph[node_id])
-        bad = self._spread(order, left_over)
-        good = [output for output in outputs if output not in bad]
-        node_errors = self._node_errors([output for output in outputs if output in bad], bad)
-        if not good:
-            lines = [f"{e['message']}: {e['details']}" for o in outputs for e in self._of(o)]
-            error = problem(
-                "prompt_outputs_failed_validation",
-                "Prompt outputs failed validation",
-                "\n".join(lines) or self._summary(node_errors),
-            )
-            return self._refuse([n for n in absent if n.id in self.sources], error, node_errors)
-        needed = self._needed(good)
+        bad = self._spread(order, unsorted)
+        outputs = [output for output in wanted if output not in bad]
+        bad_nodes = self._bad_nodes([output for output in wanted if output in bad], bad)
+        error = None
+        if not outputs:
+            # A class that is not installed is the first thing to report.
+            reached = [node for node in absent if node.id in self.sources or not wanted]
+            error = self._not_installed(*reached) if reached else self._no_output(wanted, bad_nodes)
+        needed = self._needed(outputs)
         return Validation(
-            ok=True,
-            error=None,
-            outputs=tuple(good),
-            node_errors=node_errors,
-            notes=tuple(self.notes),
-            prompt=self.prompt,
+            self.workflow,
             graph={node_id: self.checked[node_id] for node_id in order if node_id in needed},
-            classes=self.classes,
+            outputs=tuple(outputs),
+            error=error,
+            bad_nodes=bad_nodes,
+            notes=tuple(self.notes),
         )
 
-    def _of(self, node_id: str) -> list[ErrorObject]:
-        return self.errors.get(node_id, [])
-
-    def _refuse(
-        self,
-        absent: list[Node],
-        error: ErrorObject,
-        node_errors: dict[str, dict[str, Any]] | None = None,
-    ) -> Validation:
-        """Nothing can be run. A class that is not installed is the first thing to say."""
-        if absent:
-            listed = [self._of(node.id)[0] for node in absent]
-            error = (
-                listed[0]
-                if len(listed) == 1
-                else problem(
-                    "missing_node_type",
-                    f"{len(listed)} nodes are of classes that are not installed",
-                    ", ".join(f"{node.id} ({self._name(node)})" for node in absent),
-                    **listed[0]["extra_info"],
-                )
-            )
-        if node_errors is None:
-            node_errors = self._node_errors([], set())
-        return Validation(
-            False, error, (), node_errors, tuple(self.notes), self.prompt, {}, self.classes
-        )
-
-    def _name(self, node: Node) -> str:
-        return self.classes.title(node)
-
-    def _missing_node_type(self, node: Node) -> ErrorObject:
+    def _not_installed(self, *nodes: Node) -> NodeProblem:
+        if len(nodes) > 1:
+            message = f"{len(nodes)} nodes are of classes that are not installed"
+            details = ", ".join(f"{node.id} ({self._title(node)})" for node in nodes)
+            return NodeProblem("missing_node_type", message, details, not_installed=nodes)
+        (node,) = nodes
         if node.class_type is None:
             message = f"Node '{node.title or node.id}' has no class_type"
         else:
-            named = f" ('{node.title}')" if node.title not in (None, node.class_type) else ""
-            message = f"Node class '{node.class_type}'{named} is not installed"
-            if (near := self.classes.like(node.class_type)) is not None:
-                message += f" (did you mean '{near}'?)"
-        return problem(
-            "missing_node_type",
-            message,
-            f"Node ID '#{node.id}'",
-            node_id=node.id,
-            class_type=node.class_type,
-            node_title=node.title or node.class_type,
+            title = f" ('{node.title}')" if node.title not in (None, node.class_type) else ""
+            message = f"Node class '{node.class_type}'{title} is not installed"
+            if (similar := self.classes.like(node.class_type)) is not None:
+                message += f" (did you mean '{similar}'?)"
+        details = f"Node ID '#{node.id}'"
+        return NodeProblem("missing_node_type", message, details, not_installed=nodes)
+
+    def _no_output(self, wanted: Collection[str], bad_nodes: Mapping[str, BadNode]) -> NodeProblem:
+        if not wanted:
+            return NodeProblem("prompt_no_outputs", "Prompt has no outputs")
+        lines = [
+            f"{problem.message}: {problem.details}"
+            for output in wanted
+            for problem in self.problems.get(output, ())
+        ] or [
+            f"{problem.message}: node {node_id}, {problem.details}"
+            for node_id, bad in bad_nodes.items()
+            for problem in bad.problems
+        ]
+        return NodeProblem(
+            "prompt_outputs_failed_validation", "Prompt outputs failed validation", "\n".join(lines)
         )
 
+    def _title(self, node: Node) -> str:
+        return self.classes.title(node)
+
     def _is_output(self, node: Node) -> bool:
-        # Asked of the class itself: INPUT_TYPES may raise, and that is an error of the node.
+        # Read from the Python class: INPUT_TYPES may raise, which is reported at the node.
         cls = self.classes.raw(node.class_type)
         return getattr(cls, "OUTPUT_NODE", False) is True
 
-    def _reach(self, outputs: Iterable[str]) -> list[str]:
-        """Every node that an output depends on, and ``self.sources`` of each."""
+    def _find_sources(self, outputs: Iterable[str]) -> None:
+        """Fill ``self.sources`` for every node that an output depends on."""
         stack = list(outputs)
         seen = set(stack)
-        reached = []
         while stack:
             node_id = stack.pop()
-            reached.append(node_id)
-            sources = self._sources(self.graph[node_id])
+            sources = self._sources_of(self.graph[node_id])
             self.sources[node_id] = sources
             for source in sources:
                 if source not in seen:
                     seen.add(source)
                     stack.append(source)
-        return reached
 
-    def _sources(self, node: Node) -> list[str]:
+    def _sources_of(self, node: Node) -> list[str]:
         if node.class_type not in self.classes:
             return []
         try:
             node, surplus = self.classes[node.class_type or ""].strip(node)
         except Exception as error:
-            self._fail(node, error)
+            self._report_exception(node, error)
             return []
         self.notes += [
-            f"node {node.id} ({self._name(node)}): {node.class_type} has no input '{name}'; ignored"
+            f"node {node.id} ({self._title(node)}): {node.class_type} has no input '{name}'; "
+            "ignored"
             for name in surplus
         ]
         self.checked[node.id] = node
         links = dict.fromkeys(i.node_id for i in node.inputs.values() if isinstance(i, Link))
         return [source for source in links if source in self.graph]
 
-    def _report_cycles(self, left_over: Collection[str]) -> None:
-        for cycle in find_cycles(left_over, self.sources):
-            shown = [f"{id} ({self._name(self.graph[id])})" for id in cycle[:LONGEST_CYCLE_SHOWN]]
+    def _report_cycles(self, unsorted: Collection[str]) -> None:
+        for cycle in find_cycles(unsorted, self.sources):
+            shown = [f"{id} ({self._title(self.graph[id])})" for id in cycle[:LONGEST_CYCLE_SHOWN]]
             if len(cycle) > LONGEST_CYCLE_SHOWN:
                 shown.append(f"... {len(cycle)} nodes in all ...")
             path = " -> ".join([*shown, shown[0]])
             for node_id, source in zip(cycle, [*cycle[1:], cycle[0]], strict=True):
                 name = self._input_from(node_id, source)
-                self.errors.setdefault(node_id, []).append(
-                    problem(
+                self.problems.setdefault(node_id, []).append(
+                    InputProblem(
                         "dependency_cycle",
                         "Dependency cycle detected",
                         f"{name}: each node waits for the next: {path}",
-                        node_id=node_id,
-                        input_name=name,
-                        cycle_nodes=cycle[:LONGEST_CYCLE_SHOWN],
+                        name,
+                        cycle=tuple(cycle[:LONGEST_CYCLE_SHOWN]),
                     )
                 )
 
@@ -232,55 +195,51 @@ class _Validator:
         return next(n for n, i in inputs if isinstance(i, Link) and i.node_id == source)
 
     def _check_node(self, node: Node) -> None:
-        if node.id in self.errors:
+        if node.id in self.problems:
             return
         try:
-            checked, errors = self.checker.check(self.checked[node.id])
+            checked, problems = check_node(self.checked[node.id], self.workflow)
         except Exception as error:
-            self._fail(node, error)
+            self._report_exception(node, error)
             return
         self.checked[node.id] = checked
-        if errors:
-            self.errors[node.id] = errors
+        if problems:
+            self.problems[node.id] = problems
 
-    def _fail(self, node: Node, error: Exception) -> None:
-        inner = "" if self._is_output(node) else "inner_"
-        self.errors[node.id] = [
-            problem(
-                f"exception_during_{inner}validation",
-                f"Exception when validating {'inner ' if inner else ''}node",
+    def _report_exception(self, node: Node, error: Exception) -> None:
+        inner = "" if self._is_output(node) else "inner"
+        self.problems[node.id] = [
+            NodeProblem(
+                "_".join(filter(None, ("exception_during", inner, "validation"))),
+                " ".join(filter(None, ("Exception when validating", inner, "node"))),
                 f"{type(error).__name__}: {error}",
-                exception_type=type(error).__name__,
-                exception_message=str(error),
-                traceback=traceback.format_tb(error.__traceback__),
+                exception=error,
             )
         ]
 
-    def _spread(self, order: Iterable[str], left_over: Iterable[str]) -> set[str]:
-        """The nodes that cannot run: those with errors, and all that depend on them."""
-        bad = set(left_over)
+    def _spread(self, order: Iterable[str], unsorted: Iterable[str]) -> set[str]:
+        """Collect the nodes that cannot run: those with problems, and all that depend on them."""
+        bad = set(unsorted)
         for node_id in order:
-            if node_id in self.errors or any(s in bad for s in self.sources[node_id]):
+            if node_id in self.problems or any(s in bad for s in self.sources[node_id]):
                 bad.add(node_id)
         return bad
 
-    def _node_errors(
-        self, failed_outputs: Iterable[str], bad: Collection[str]
-    ) -> dict[str, dict[str, Any]]:
+    def _bad_nodes(self, failed_outputs: Iterable[str], bad: Collection[str]) -> dict[str, BadNode]:
         dependent: dict[str, list[str]] = {
-            node_id: [] for node_id in self.graph if node_id in self.errors
+            node_id: [] for node_id in self.graph if node_id in self.problems
         }
         for output in failed_outputs:
             for node_id in self._needed([output], among=bad):
                 if node_id in dependent:
                     dependent[node_id].append(output)
         return {
-            node_id: {
-                "errors": self.errors[node_id],
-                "dependent_outputs": outputs,
-                "class_type": self.graph[node_id].class_type,
-                "title": self._name(self.graph[node_id]),
-            }
+            node_id: BadNode(
+                self.graph[node_id],
+                self._title(self.graph[node_id]),
+                tuple(self.problems[node_id]),
+                tuple(outputs),
+            )
             for node_id, outputs in dependent.items()
         }
 
@@ -293,10 +252,3 @@ class _Validator:
                     seen.add(source)
                     stack.append(source)
         return seen
-
-    def _summary(self, node_errors: Mapping[str, dict[str, Any]]) -> str:
-        return "\n".join(
-            f"{error['message']}: node {node_id}, {error['details']}"
-            for node_id, found in node_errors.items()
-            for error in found["errors"]
-        )

@@ -1,11 +1,12 @@
-"""What an encoder has computed lately, so that it computes nothing twice.
+"""Caches recent encoder outputs, and key/value prefixes for edited prompts.
 
-A prompt encoded again, the empty prompt that weights are measured from, and the beginning of a
-prompt that was edited further on: attention is causal, so places before the edit keep their
-states. Only for encoders on the CPU, where that is slow and comparing costs nothing.
+Three prompts are not computed in full: one that was encoded before, the empty prompt that weights
+are measured from, and one that begins as a recent one does. Attention is causal, so the states
+before an edit stay the same. Only for encoders on the CPU, where computing is slow and comparing
+inputs is cheap.
 
-Where something else has a hand in the computation (autocast, hooks, replaced methods), all is
-computed and nothing remembered.
+While something else takes part in the computation (autocast, hooks, replaced methods), everything
+is computed and nothing is cached.
 """
 
 from __future__ import annotations
@@ -19,31 +20,31 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from .text_model import Past
-from .weights_fingerprint import ModuleSnapshot, is_altered
+from .text_model import KVCache
+from .weights_fingerprint import WeightsFingerprint, is_altered
 
-RESULTS = 32
+MAX_RESULTS = 32
 """Chunks whose results are kept: 0.6 MB each at SD2's size."""
 
-PASTS = 4
+MAX_PREFIXES = 4
 """Chunks whose keys and values are kept too: 15 MB each at SD2's size."""
 
 Key = tuple[Any, ...]
-"""What a result is for (layer, projection), whether with a pooled row, and the input; see _key."""
+"""Identifies a result: the options, whether it has a pooled vector, and the input; see _key."""
 
 
-class Encoder(Protocol):
-    """What ``Recall`` computes with: an ``SDClipModel``."""
+class CacheableEncoder(Protocol):
+    """What ``EncodeCache`` computes with: an ``SDClipModel``."""
 
     @property
     def transformer(self) -> nn.Module:
-        """All weights that ``compute`` uses."""
+        """Holds all weights that ``compute`` uses."""
 
-    def purpose(self) -> Key:
-        """All options that results depend on."""
+    def cache_key(self) -> Key:
+        """Return all options that results depend on."""
 
-    def compute(self, x: Tensor, pooled_at: Tensor, past: Past) -> tuple[Tensor, Tensor]:
-        """States of the places behind *past*, (B, T - past.length, W), and pooled rows."""
+    def compute(self, x: Tensor, pooled_at: Tensor, kv_cache: KVCache) -> tuple[Tensor, Tensor]:
+        """Return the states after the cached positions, (B, T, W), and pooled vectors, (P, W)."""
 
 
 @dataclass(frozen=True)
@@ -55,102 +56,111 @@ class _Chunk:
     states: Tensor
     """(T, W)"""
     pooled: Tensor
-    """(1, W), or (0, W) if it was not wanted."""
+    """(1, W), or (0, W) if it was not requested."""
     blocks: Sequence[tuple[Tensor, Tensor]] = ()
-    """By block: keys and values, (1, T, W) each."""
+    """Keys and values of each block, (1, T, W) each."""
 
 
-class Recall:
-    """Results of the last chunks, valid as long as the weights are what they were."""
+class EncodeCache:
+    """Results of the last chunks, valid while the weights are unchanged."""
 
     def __init__(self) -> None:
         self._results: OrderedDict[Key, _Chunk] = OrderedDict()
-        self._pasts: OrderedDict[Key, _Chunk] = OrderedDict()
-        """The last few of them, with their blocks."""
-        self._snapshot: ModuleSnapshot | None = None
+        self._prefixes: OrderedDict[Key, _Chunk] = OrderedDict()
+        """The most recent results, with their keys and values."""
+        self._fingerprint: WeightsFingerprint | None = None
         self._lock = threading.Lock()
 
     def __reduce__(self) -> Any:
-        return Recall, ()  # a copy of a model gets other weights
+        return EncodeCache, ()  # the copy of a model may get other weights
 
-    def encode(self, model: Encoder, x: Tensor, pooled_at: Tensor) -> tuple[Tensor, Tensor]:
-        """``model.compute`` on x (B, T, W), float32 on the CPU; pooled rows for the first P.
+    def encode(
+        self, model: CacheableEncoder, x: Tensor, pooled_at: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return ``model.compute`` of x, (B, T, W), float32 on the CPU, from the cache if possible.
 
-        One thread at a time: they would only share the processors.
+        One thread at a time: two would only compete for the cores.
         """
         with self._lock:
             return self._encode(model, x, pooled_at)
 
-    def _encode(self, model: Encoder, x: Tensor, pooled_at: Tensor) -> tuple[Tensor, Tensor]:
+    def _encode(
+        self, model: CacheableEncoder, x: Tensor, pooled_at: Tensor
+    ) -> tuple[Tensor, Tensor]:
         if torch.is_autocast_enabled("cpu"):
-            return model.compute(x, pooled_at, Past())
-        if self._snapshot is None or not self._snapshot.holds(model.transformer):
+            return model.compute(x, pooled_at, KVCache())
+        if self._fingerprint is None or not self._fingerprint.matches(model.transformer):
             if is_altered(model.transformer):
-                return model.compute(x, pooled_at, Past())
+                return model.compute(x, pooled_at, KVCache())
             self._results.clear()
-            self._pasts.clear()
-            self._snapshot = ModuleSnapshot(model.transformer)
-        seen: dict[Key, Tensor] = {}
-        rows: dict[Key, _Chunk] = {}
-        fresh: dict[Key, int] = {}
+            self._prefixes.clear()
+            self._fingerprint = WeightsFingerprint(model.transformer)
+        inputs: dict[Key, Tensor] = {}
+        results: dict[Key, _Chunk] = {}
+        missing: dict[Key, int] = {}
         keys = [
-            self._key((*model.purpose(), i < len(pooled_at)), one, seen) for i, one in enumerate(x)
+            self._key((*model.cache_key(), i < len(pooled_at)), one, inputs)
+            for i, one in enumerate(x)
         ]
         for i, key in enumerate(keys):
             if key in self._results:
                 self._results.move_to_end(key)
-                rows[key] = self._results[key]
-            elif key not in fresh:
-                continued = self._continue(model, key, x[i : i + 1], pooled_at[i : i + 1])
-                if continued is None:
-                    fresh[key] = i
+                results[key] = self._results[key]
+            elif key not in missing:
+                extended = self._extend_prefix(model, key, x[i : i + 1], pooled_at[i : i + 1])
+                if extended is None:
+                    missing[key] = i
                 else:
-                    rows[key] = continued
-        if fresh:
-            # Those with a pooled row stay first, as compute wants them.
-            batch = x[list(fresh.values())]
-            at = pooled_at[[i for i in fresh.values() if i < len(pooled_at)]]
-            past = Past(keep=len(batch) <= PASTS)
-            states, pooled = model.compute(batch, at, past)
-            for row, key in enumerate(fresh):
-                blocks = [(k[row : row + 1], v[row : row + 1]) for k, v in past.blocks]
-                rows[key] = self._keep(key, batch[row], states[row], pooled[row : row + 1], blocks)
-        found = [rows[key] for key in keys]
-        return torch.stack([row.states for row in found]), torch.cat([row.pooled for row in found])
+                    results[key] = extended
+        if missing:
+            # Chunks with a pooled vector stay first, as compute expects them.
+            batch = x[list(missing.values())]
+            at = pooled_at[[i for i in missing.values() if i < len(pooled_at)]]
+            kv_cache = KVCache(keep=len(batch) <= MAX_PREFIXES)
+            states, pooled = model.compute(batch, at, kv_cache)
+            for row, key in enumerate(missing):
+                blocks = [(k[row : row + 1], v[row : row + 1]) for k, v in kv_cache.blocks]
+                results[key] = self._store(
+                    key, batch[row], states[row], pooled[row : row + 1], blocks
+                )
+        found = [results[key] for key in keys]
+        return torch.stack([one.states for one in found]), torch.cat([one.pooled for one in found])
 
-    def _key(self, purpose: Key, x: Tensor, seen: dict[Key, Tensor]) -> Key:
-        """The key of one chunk, (T, W), and of no other; *seen* are those of the same call.
+    def _key(self, options: Key, x: Tensor, inputs: dict[Key, Tensor]) -> Key:
+        """Return the key that belongs to this chunk, (T, W), alone; *inputs* are the call's own.
 
-        One number a place finds chunks; then all are compared, which is quicker than hashing them.
+        Chunks are found by one value per position, then compared in full: faster than hashing all.
         """
-        numbers = x[:, 0].numpy().tobytes()
-        twin = 0
+        values = x[:, 0].numpy().tobytes()
+        collisions = 0
         while True:
-            key = (purpose, numbers, twin)
-            known = self._results[key].x if key in self._results else seen.get(key)
+            key = (options, values, collisions)
+            known = self._results[key].x if key in self._results else inputs.get(key)
             if known is None or torch.equal(known, x):
-                seen[key] = x
+                inputs[key] = x
                 return key
-            twin += 1
+            collisions += 1
 
-    def _continue(self, model: Encoder, key: Key, x: Tensor, pooled_at: Tensor) -> _Chunk | None:
-        """The result of one chunk, (1, T, W), that begins as a kept one does; None: none does."""
-        near: _Chunk | None = None
-        length = x.shape[1] // 4  # less than that is not worth leaving the batch
+    def _extend_prefix(
+        self, model: CacheableEncoder, key: Key, x: Tensor, pooled_at: Tensor
+    ) -> _Chunk | None:
+        """Compute a chunk, (1, T, W), from the longest cached prefix; None if there is none."""
+        nearest: _Chunk | None = None
+        length = x.shape[1] // 4  # a shorter prefix saves less than batching does
         limit = int(pooled_at[0]) if len(pooled_at) else x.shape[1] - 1
-        for (purpose, *_), chunk in self._pasts.items():
-            if purpose == key[0] and chunk.x.shape == x.shape[1:]:
+        for (options, *_), chunk in self._prefixes.items():
+            if options == key[0] and chunk.x.shape == x.shape[1:]:
                 same = int((chunk.x == x[0]).all(-1).long().cumprod(0).sum())
                 if min(same, limit) > length:
-                    near, length = chunk, min(same, limit)
-        if near is None:
+                    nearest, length = chunk, min(same, limit)
+        if nearest is None:
             return None
-        past = Past(length, near.blocks, keep=True)
-        states, pooled_row = model.compute(x[:, length:], pooled_at, past)
-        whole = torch.cat([near.states[:length], states[0]])
-        return self._keep(key, x[0], whole, pooled_row, past.blocks)
+        kv_cache = KVCache(length, nearest.blocks, keep=True)
+        states, pooled = model.compute(x[:, length:], pooled_at, kv_cache)
+        whole = torch.cat([nearest.states[:length], states[0]])
+        return self._store(key, x[0], whole, pooled, kv_cache.blocks)
 
-    def _keep(
+    def _store(
         self,
         key: Key,
         x: Tensor,
@@ -158,12 +168,12 @@ class Recall:
         pooled: Tensor,
         blocks: Sequence[tuple[Tensor, Tensor]],
     ) -> _Chunk:
-        """Remember a result, forgetting the oldest; copies, since *x* may be part of a batch."""
+        """Store copies of a result, since *x* may be part of a batch, and drop the oldest."""
         result = self._results[key] = _Chunk(x.clone(), states.clone(), pooled.clone())
         if blocks:
             copies = [(keys.clone(), values.clone()) for keys, values in blocks]
-            self._pasts[key] = replace(result, blocks=copies)
-        for memory, most in ((self._results, RESULTS), (self._pasts, PASTS)):
-            while len(memory) > most:
-                memory.popitem(last=False)
+            self._prefixes[key] = replace(result, blocks=copies)
+        for stored, limit in ((self._results, MAX_RESULTS), (self._prefixes, MAX_PREFIXES)):
+            while len(stored) > limit:
+                stored.popitem(last=False)
         return result

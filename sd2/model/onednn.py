@@ -1,7 +1,6 @@
-"""oneDNN's matrix product on the CPU, on weights as they are and on weights laid out for it.
+"""oneDNN's matrix product on the CPU, with weights as stored and with weights in its own layout.
 
-Both are how torch.compile calls oneDNN, and no public names of torch's, so they must first prove
-themselves on a small product.
+Both are private operations that torch.compile uses, so each is checked on a small product first.
 """
 
 from __future__ import annotations
@@ -21,18 +20,18 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 torch's own name for it
 from torch.utils.weak import WeakIdKeyDictionary
 
-from .weights_fingerprint import TensorSnapshot, is_plain
+from .weights_fingerprint import TensorFingerprint, is_plain
 
 log = logging.getLogger("sd2_clip")
 
 PACK_AFTER: float = 16
-"""Products of few rows that a weight meets before it is packed; ``math.inf``: it never is.
+"""Products of few rows with a weight before it is packed; ``math.inf``: it is never packed.
 
 Packing takes as long as two to six prompts do, and then saves a sixth of each.
 """
 
 FEW_ROWS = 256
-"""Up to three chunks. With more, packing gains a twentieth: not worth memory of one's own."""
+"""Up to three chunks. With more, packing saves a twentieth: not worth the memory."""
 
 _PAGE = mmap.PAGESIZE
 _PAGEMAP, _MAPS = Path("/proc/self/pagemap"), Path("/proc/self/maps")
@@ -43,12 +42,12 @@ _OF_A_FILE = 1 << 61  # or of memory that processes share
 
 @cache
 def linear_pointwise() -> Any:
-    """torch's fused product ``(x, w, b, activation, [], algorithm)``; None: not here.
+    """Return torch's fused product ``(x, w, b, activation, [], algorithm)``, None if unavailable.
 
     At a prompt's 77 rows it computes about 1.5 times as fast as ``F.linear`` (MKL).
     """
     if platform.machine().lower() not in ("x86_64", "amd64"):
-        return None  # never measured there
+        return None  # not measured on other processors
     try:
         product = torch.ops.mkldnn._linear_pointwise
         _prove(product, lambda weight: weight)
@@ -60,9 +59,9 @@ def linear_pointwise() -> Any:
 
 @cache
 def reorder_weight() -> Any:
-    """torch's ``(w, rows) -> w`` in the layout that oneDNN would compute in; None: not here.
+    """Return torch's ``(w, rows) -> w`` in oneDNN's own layout, None if unavailable.
 
-    It saves every product from laying *w* out again: a sixth of the time at 77 rows.
+    Products with the result need not reorder *w*: a sixth of the time at 77 rows.
     """
     try:
         if linear_pointwise() is None or not _PAGEMAP.exists():
@@ -89,30 +88,30 @@ def _prove(product: Any, prepare: Any) -> None:
 class _Packed(NamedTuple):
     weight: Tensor
     """In oneDNN's layout."""
-    of: TensorSnapshot
-    """The weight that it was made of, which must not live on here."""
+    of: TensorFingerprint
+    """The fingerprint of the original weight, which must not be kept alive here."""
 
 
 _packed: MutableMapping[Tensor, _Packed | int] = WeakIdKeyDictionary()
-"""Of each weight: its packed twin, or how often it was used so far."""
+"""For each weight: its packed copy, or the number of its uses so far."""
 
 packing = threading.RLock()
-"""Held while a weight is packed; whoever loads other numbers into one holds it too, lest the file's
-come back when its pages are given back."""
+"""Held while a weight is packed, and while other values are loaded into one: otherwise the file's
+values would return when the weight's pages are released."""
 
 
 def packed(weight: Tensor, rows: int) -> Tensor:
-    """What to multiply *rows* rows with: a packed twin of *weight*, or *weight* itself.
+    """Return what to multiply *rows* rows with: a packed copy of *weight*, or *weight* itself.
 
-    Only a frozen float32 weight that is mapped from a file and that nobody changed gets a twin,
-    because its own memory can then be given back: the numbers stay in the page cache, and whoever
-    touches the weight (``state_dict``, a LoRA) finds them there. So an encoder never lies in memory
-    twice. All layers with the same weight share the twin, and it goes when the weight goes. A
-    weight that is changed later is seen at the next product, and is computed with as it is.
+    Only a frozen float32 weight that is mapped from a file and unchanged gets a packed copy,
+    because its own memory can then be released: its values stay in the page cache, where an access
+    to the weight (``state_dict``, a LoRA) finds them. So an encoder is never in memory twice. All
+    layers with the same weight share the copy, which is freed with the weight. A later change of
+    the weight is detected at the next product, which then uses the weight itself.
     """
     known = _packed.get(weight, 0)
     if isinstance(known, _Packed):
-        if known.of.holds([weight]):
+        if known.of.matches([weight]):
             return known.weight
         forget(weight)
         known = 0
@@ -126,24 +125,24 @@ def packed(weight: Tensor, rows: int) -> Tensor:
 
 
 def forget(weight: Tensor) -> None:
-    """Let go of the packed twin, if there is one."""
+    """Free the packed copy, if there is one."""
     _packed.pop(weight, None)
 
 
 def _pack(weight: Tensor) -> Tensor:
     known = _packed.get(weight)
-    if isinstance(known, _Packed):  # another thread was quicker
+    if isinstance(known, _Packed):  # another thread was faster
         return known.weight
     if not _is_as_in_file(weight):
         return weight
-    before = TensorSnapshot([weight])
+    before = TensorFingerprint([weight])
     try:
         twin = reorder_weight()(weight.detach(), FEW_ROWS)
     except RuntimeError as error:  # no memory
         _say_once(f"Weights could not be packed for speed, so they are used as they are: {error}")
         return weight
-    # Another thread may have loaded other numbers meanwhile.
-    if not before.holds([weight]) or not _is_as_in_file(weight):
+    # Another thread may have loaded other values meanwhile.
+    if not before.matches([weight]) or not _is_as_in_file(weight):
         return weight
     _give_back(weight)
     _packed[weight] = _Packed(twin, before)
@@ -156,7 +155,7 @@ def _say_once(message: str) -> None:
 
 
 def _is_as_in_file(weight: Tensor) -> bool:
-    """Whether all memory that *weight* takes is the page cache's: mapped and never written to."""
+    """Tell whether all memory of *weight* is in the page cache: mapped and never written to."""
     if not (is_plain(weight) and weight.dtype == torch.float32 and weight.is_contiguous()):
         return False
     first = weight.data_ptr() // _PAGE
@@ -174,7 +173,7 @@ def _is_as_in_file(weight: Tensor) -> bool:
 
 
 def _is_private_file(start: int, end: int) -> bool:
-    """Whether these addresses are one mapping of a file that shows nobody what is written to it."""
+    """Tell whether these addresses are in one private mapping of a file."""
     for line in _MAPS.read_text().splitlines():
         span, permissions, _, _, inode = line.split(maxsplit=5)[:5]
         first, last = (int(address, 16) for address in span.split("-"))
@@ -184,7 +183,7 @@ def _is_private_file(start: int, end: int) -> bool:
 
 
 def _give_back(weight: Tensor) -> None:
-    """Unmap the pages of a weight that ``_is_as_in_file``; touching it maps them again."""
+    """Release the pages of a weight that ``_is_as_in_file``; an access maps them again."""
     first = -(-weight.data_ptr() // _PAGE) * _PAGE
     last = (weight.data_ptr() + weight.nbytes) // _PAGE * _PAGE
     if last > first:

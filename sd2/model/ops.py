@@ -1,7 +1,7 @@
-"""The layer classes used where no host injects its own.
+"""The layer classes that are used unless a host injects its own.
 
-They have the names and the casting behaviour of ``comfy.ops.manual_cast``: a weight is cast to the
-dtype of what flows through it, so that fp16 or bf16 storage computes in fp32.
+They have the names and the casting of ``comfy.ops.manual_cast``: a weight is cast to the dtype of
+the layer's input, so that weights stored in fp16 or bf16 compute in fp32.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from . import onednn
 
 
 class Linear(nn.Linear):
-    """A linear layer whose weights may be stored in another dtype than it computes in."""
+    """A linear layer that casts its weights to the dtype of its input."""
 
     def forward(self, input: Tensor) -> Tensor:
         if self._takes_onednn(input):
@@ -26,14 +26,14 @@ class Linear(nn.Linear):
         return F.linear(input, self.weight.to(input.dtype), bias)
 
     def gelu(self, input: Tensor) -> Tensor:
-        """``gelu(self(input))``, in one pass over memory where oneDNN can."""
+        """Compute ``gelu(self(input))``, in one pass over memory if oneDNN is available."""
         if self._takes_onednn(input):
             return self._onednn(input, "gelu", "none")
         return F.gelu(self(input))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         with onednn.packing:
-            onednn.forget(self.weight)  # it goes to another device or dtype
+            onednn.forget(self.weight)  # its device or dtype changes
             return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
@@ -50,7 +50,7 @@ class Linear(nn.Linear):
         return onednn.linear_pointwise()(input, weight, bias, activation, [], algorithm)  # type: ignore[no-any-return]
 
     def _takes_onednn(self, input: Tensor) -> bool:
-        if torch.compiler.is_compiling():  # which chooses products of its own
+        if torch.compiler.is_compiling():  # the compiler selects products itself
             return False
         # The fused product has no derivative, backward or forward.
         backward = torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad)
@@ -65,7 +65,7 @@ class Linear(nn.Linear):
 
 
 class LayerNorm(nn.LayerNorm):
-    """A layer norm whose weights may be stored in another dtype than it computes in."""
+    """A layer norm that casts its weights to the dtype of its input."""
 
     def forward(self, input: Tensor) -> Tensor:
         weight, bias = self.weight.to(input.dtype), self.bias.to(input.dtype)
@@ -73,9 +73,9 @@ class LayerNorm(nn.LayerNorm):
 
 
 class Embedding(nn.Embedding):
-    """A table that gets its numbers from a file."""
+    """A table whose values are loaded from a file."""
 
     def reset_parameters(self) -> None:
-        # torch would import its compiler, for a second and more, to do nothing on meta.
+        # On meta torch would import its compiler, which takes a second, and initialise nothing.
         if not self.weight.is_meta:
             super().reset_parameters()

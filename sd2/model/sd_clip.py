@@ -1,13 +1,14 @@
 """ComfyUI's two text encoder bases, ``SDClipModel`` and ``SD1ClipModel``, as SD2 needs them.
 
-The names, the options and the numbers are ComfyUI's, so that its nodes, LoRA tools and other packs
-work on our model; see design.md's table of fixed names.
+Names, options and values are ComfyUI's, so that its nodes, LoRA tools and other packs work on our
+model.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from numbers import Integral
 from typing import Any
 
@@ -16,21 +17,40 @@ from torch import Tensor, nn
 
 from ..config import DEFAULT_LOGIT_SCALE, TextEncoderConfig
 from ..errors import LayerError, OptionError
-from . import ops as own_operations
-from .encode_cache import Recall
-from .text_model import CLIPTextModel, Past
+from .encoder_setup import SETUP_KEY, EncoderSetup
+from .text_model import CLIPTextModel, EncoderLayer, KVCache
 
 log = logging.getLogger("sd2_clip")
 
 Entry = Any
-"""One place of a chunk: a token id, or a vector (a textual inversion's row)."""
+"""One position of a chunk: a token id, or a vector (a row of a textual inversion)."""
 
 MAX_BATCH = 32
-"""Chunks per forward pass: bounds the memory that a prompt of any length takes."""
+"""Chunks per forward pass: limits the memory that a long prompt needs."""
+
+
+def _operations(options: Mapping[str, Any]) -> Any:
+    """Return the layer classes: a host's own, or ours."""
+    given = options.get("custom_operations")
+    if given is not None:
+        return given
+    from . import ops  # here, because ComfyUI needs neither it nor the oneDNN that it imports
+
+    return ops
+
+
+def _is_identity_layer(layer: EncoderLayer) -> bool:
+    """Tell whether a block's two outputs are zero, so that it passes its input on unchanged."""
+    outputs = (layer.self_attn.out_proj, layer.mlp.fc2)
+    return not any(tensor.float().any() for output in outputs for tensor in output.parameters())
 
 
 class SDClipModel(nn.Module):
-    """A CLIP text encoder that turns chunks of tokens into hidden states and a pooled vector."""
+    """A CLIP text encoder: chunks of tokens to hidden states and pooled vectors.
+
+    ``model_options`` may hold layer classes as ``custom_operations``, and an ``EncoderSetup`` as
+    ``encoder_setup``.
+    """
 
     LAYERS: Sequence[str] = ("last", "hidden", "all")
 
@@ -50,8 +70,9 @@ class SDClipModel(nn.Module):
         super().__init__()
         if not 2 < max_length <= config.max_position_embeddings:
             raise OptionError(
-                f"max_length {max_length} cannot be honoured: the encoder has "
-                f"{config.max_position_embeddings} positions."
+                f"max_length {max_length} is not possible: this text encoder has "
+                f"{config.max_position_embeddings} positions. Choose 3 to "
+                f"{config.max_position_embeddings}."
             )
         self.config = config
         self.max_length = max_length
@@ -61,21 +82,14 @@ class SDClipModel(nn.Module):
             "end": config.eos_token_id,
             "pad": config.pad_token_id,
         }
-        operations = (model_options or {}).get("custom_operations") or own_operations
-        self.transformer = CLIPTextModel(config, operations, device=device, dtype=dtype)
+        options = model_options or {}
+        self.setup: EncoderSetup = options.get(SETUP_KEY, EncoderSetup())
+        self.transformer = CLIPTextModel(config, _operations(options), device=device, dtype=dtype)
         self.logit_scale = nn.Parameter(torch.tensor(DEFAULT_LOGIT_SCALE, device=device))
         if freeze:
             self.freeze()
 
-        self.compute_dtype = torch.float32
-        """Of activations. A host may lower it on a device that computes faster so."""
-        self.output_device: torch.device | None = torch.device("cpu")
-        """Where ``encode_token_weights`` leaves its result; None: where it was computed."""
-        self.identity_layers: frozenset[int] = frozenset()
-        """Blocks that the file did not have and that pass their input on unchanged."""
-        self.recall: Recall | None = None
-        """Memory of what was encoded lately, for a host that wants it."""
-        self._warned_identity = False
+        self._warnings: set[str] = set()
 
         self.layer, self.layer_idx = self._checked_layer(layer, layer_idx)
         self.return_projected_pooled = return_projected_pooled
@@ -83,19 +97,19 @@ class SDClipModel(nn.Module):
         self.options_default = (self.layer, self.layer_idx, return_projected_pooled)
 
     def freeze(self) -> None:
-        """Turn gradients off and training behaviour with them."""
+        """Switch to evaluation mode and turn gradients off."""
         self.train(False)
         self.requires_grad_(False)
 
     def _checked_layer(self, layer: str, layer_idx: int | None) -> tuple[str, int | None]:
         if layer not in self.LAYERS:
             raise LayerError(
-                f"layer {layer!r} is unknown. Choose one of: {', '.join(self.LAYERS)}."
+                f"layer {layer!r} does not exist. Choose one of: {', '.join(self.LAYERS)}."
             )
         if layer != "hidden":
             if layer_idx is not None:
                 raise LayerError(
-                    f"layer_idx {layer_idx} goes with layer 'hidden' only, not with {layer!r}."
+                    f"layer_idx {layer_idx} is only for layer 'hidden', not for {layer!r}."
                 )
             return layer, None
         return layer, self._checked_index(layer_idx)
@@ -103,7 +117,7 @@ class SDClipModel(nn.Module):
     def _checked_index(self, layer_idx: Any) -> int:
         count = self.num_layers
         if isinstance(layer_idx, bool) or not isinstance(layer_idx, Integral):
-            raise LayerError(f"layer_idx {layer_idx!r} is no number. {self._layer_choices()}")
+            raise LayerError(f"layer_idx {layer_idx!r} is not an integer. {self._layer_choices()}")
         if not -count <= int(layer_idx) < count:
             raise LayerError(f"layer_idx {layer_idx} does not exist. {self._layer_choices()}")
         return int(layer_idx)
@@ -116,7 +130,7 @@ class SDClipModel(nn.Module):
         )
 
     def clip_layer(self, layer_idx: int | None) -> None:
-        """Take hidden states from this layer from now on; None means the last one.
+        """Return the states of this layer from now on; None means the last layer.
 
         See ``set_clip_options`` for layer "all".
         """
@@ -127,10 +141,9 @@ class SDClipModel(nn.Module):
         self.layer, self.layer_idx = self.options_default[:2]
 
     def set_clip_options(self, options: Mapping[str, Any]) -> None:
-        """ComfyUI's options: ``layer``, ``projected_pooled`` and ``execution_device``.
+        """Set ComfyUI's options: ``layer``, ``projected_pooled`` and ``execution_device``.
 
-        A model built with layer "all" keeps giving all of them, whatever ``layer`` says, as
-        ComfyUI's does.
+        A model that was built with layer "all" ignores ``layer``, as ComfyUI's does.
         """
         if "layer" in options and self.layer != "all":
             layer_idx = options["layer"]
@@ -142,27 +155,26 @@ class SDClipModel(nn.Module):
         self.execution_device = options.get("execution_device", self.execution_device)
 
     def reset_clip_options(self) -> None:
-        """Return to what was chosen at construction."""
+        """Return to the options chosen at construction."""
         self.layer, self.layer_idx, self.return_projected_pooled = self.options_default
         self.execution_device = None
 
     def layer_number(self) -> int:
-        """The layer in use, counted from 0; "all" counts as the last."""
+        """Return the layer in use, counted from 0; "all" counts as the last."""
         if self.layer_idx is None:
             return self.num_layers - 1
         return self.layer_idx % self.num_layers
 
     def gen_empty_tokens(self, length: int) -> list[int]:
-        """The empty prompt: start, end, and pads up to *length*."""
+        """Return the empty prompt: start, end, and padding up to *length*."""
         special = self.special_tokens
         return [special["start"], special["end"]] + [special["pad"]] * (length - 2)
 
     def embed(self, chunks: Sequence[Sequence[Entry]]) -> tuple[Tensor, Tensor]:
-        """Token vectors with positions, (B, T, W), and where to pool, (B,).
+        """Return token vectors with positions added, (B, T, W), and positions to pool at, (B,).
 
-        A vector of another width than the encoder's is reported and left out. Chunks are filled up
-        with pads to one length. Whatever the chunks hold, the device gets one table of numbers, and
-        one of vectors if there are any.
+        A vector whose width is not the encoder's is reported and left out. Chunks are padded to one
+        length. The device gets two uploads at most: all integers, and all vectors if there are any.
         """
         table = self.transformer.get_input_embeddings()
         device = self.execution_device or next(table.parameters()).device
@@ -170,13 +182,13 @@ class SDClipModel(nn.Module):
         end, pad = self.special_tokens["end"], self.special_tokens["pad"]
         ids: list[list[int]] = []
         vectors: list[Tensor] = []
-        vector_places: list[tuple[int, int]] = []
+        vector_positions: list[tuple[int, int]] = []
         pooled_at: list[int] = []
         for row, chunk in enumerate(chunks):
-            places: list[int] = []
+            row_ids: list[int] = []
             for entry in chunk:
-                if type(entry) is int or isinstance(entry, Integral):  # an abc takes its time
-                    places.append(int(entry))
+                if type(entry) is int or isinstance(entry, Integral):  # the ABC is slow
+                    row_ids.append(int(entry))
                     continue
                 vector = entry.get("data") if isinstance(entry, Mapping) else entry
                 if not isinstance(vector, Tensor) or vector.shape[-1] != width:
@@ -189,88 +201,97 @@ class SDClipModel(nn.Module):
                     continue
                 for one in vector.reshape(-1, width):
                     vectors.append(one)
-                    vector_places.append((row, len(places)))
-                    places.append(pad)
-            pooled_at.append(places.index(end) if end in places else len(places) - 1)
-            ids.append(places)
+                    vector_positions.append((row, len(row_ids)))
+                    row_ids.append(pad)
+            pooled_at.append(row_ids.index(end) if end in row_ids else len(row_ids) - 1)
+            ids.append(row_ids)
         length = max(map(len, [*ids, *chunks]))
         if length > self.config.max_position_embeddings:
             raise OptionError(
                 f"A chunk has {length} tokens; this text encoder has "
                 f"{self.config.max_position_embeddings} positions."
             )
-        flat_places = [row * length + column for row, column in vector_places]
+        flat_positions = [row * length + column for row, column in vector_positions]
         padded = [token for row in ids for token in row + [pad] * (length - len(row))]
-        numbers = torch.tensor(padded + pooled_at + flat_places).to(device)
+        integers = torch.tensor(padded + pooled_at + flat_positions).to(device)
         ids_end, pooled_end = len(padded), len(padded) + len(pooled_at)
-        embeds: Tensor = table(numbers[:ids_end]).to(self.compute_dtype)
+        embeds: Tensor = table(integers[:ids_end]).to(self.setup.compute_dtype)
         if vectors:
-            stacked = torch.stack([one.to("cpu", self.compute_dtype) for one in vectors])
-            embeds = embeds.index_copy(0, numbers[pooled_end:], stacked.to(device))
+            stacked = torch.stack([one.to("cpu", self.setup.compute_dtype) for one in vectors])
+            embeds = embeds.index_copy(0, integers[pooled_end:], stacked.to(device))
         embeds = embeds.view(len(chunks), length, width)
-        return self.transformer.text_model.with_positions(embeds), numbers[ids_end:pooled_end]
+        return self.transformer.text_model.with_positions(embeds), integers[ids_end:pooled_end]
 
     def forward(self, tokens: Sequence[Sequence[Entry]]) -> tuple[Tensor, Tensor]:
-        """Encode chunks of token ids and vectors, weights aside.
+        """Encode chunks of token ids and vectors, without weights.
 
-        Returns the layer's states, final layer norm applied, (B, T, W) — (B, L, T, W) for
-        ``all`` — and the pooled vectors (B, W), both in float32.
+        Returns the states of the layer after the final layer norm, (B, T, W), or (B, L, T, W) for
+        layer "all", and the pooled vectors, (B, W). Both are float32.
         """
         return self.encode_chunks(tokens, len(tokens))
 
     def encode_chunks(
         self, tokens: Sequence[Sequence[Entry]], pooled: int
     ) -> tuple[Tensor, Tensor]:
-        """``forward``, with pooled vectors for the first *pooled* chunks only: (pooled, W)."""
-        self._warn_of_identity()
-        recall = None if self.layer == "all" or torch.is_grad_enabled() else self.recall
+        """Encode as ``forward`` does, with pooled vectors for the first *pooled* chunks only."""
+        self._warn_of_placeholders(pooled)
+        cache = None if self.layer == "all" or torch.is_grad_enabled() else self.setup.cache
         states_out, pooled_out = [], []
         for start in range(0, len(tokens), MAX_BATCH):
             x, pooled_at = self.embed(tokens[start : start + MAX_BATCH])
             pooled_at = pooled_at[: max(pooled - start, 0)]
-            if recall is not None and x.device.type == "cpu" and x.dtype == torch.float32:
-                states, last = recall.encode(self, x, pooled_at)
+            if cache is not None and x.device.type == "cpu" and x.dtype == torch.float32:
+                states, last = cache.encode(self, x, pooled_at)
             else:
-                states, last = self.compute(x, pooled_at, Past())
+                states, last = self.compute(x, pooled_at, KVCache())
             states_out.append(states)
             pooled_out.append(last)
         if len(states_out) == 1:
             return states_out[0], pooled_out[0]
         return torch.cat(states_out), torch.cat(pooled_out)
 
-    def purpose(self) -> tuple[Any, ...]:
-        """What results of ``compute`` depend on besides input and weights."""
+    def cache_key(self) -> tuple[Any, ...]:
+        """Return what results of ``compute`` depend on besides the input and the weights."""
         return self.layer_number(), self.return_projected_pooled
 
-    def compute(self, x: Tensor, pooled_at: Tensor, past: Past) -> tuple[Tensor, Tensor]:
-        """States of the chosen layer and pooled rows, as ``forward`` describes them.
+    def compute(self, x: Tensor, pooled_at: Tensor, kv_cache: KVCache) -> tuple[Tensor, Tensor]:
+        """Compute the states and pooled vectors that ``forward`` describes.
 
-        *x*, *pooled_at* and *past* are ``TextTransformer.forward``'s.
+        *x*, *pooled_at* and *kv_cache* are those of ``TextTransformer.forward``.
         """
         norm = self.transformer.text_model.final_layer_norm
-        wanted = range(self.num_layers) if self.layer == "all" else [self.layer_number()]
-        states, last = self.transformer.text_model(x, wanted, pooled_at, past)
-        z = [norm(states[index]) for index in wanted]
+        layers = range(self.num_layers) if self.layer == "all" else [self.layer_number()]
+        states, last = self.transformer.text_model(x, layers, pooled_at, kv_cache)
+        z = [norm(states[index]) for index in layers]
         pooled = norm(last)
         if self.return_projected_pooled and len(pooled):
             pooled = self.transformer.text_projection(pooled)
         return (torch.stack(z, dim=1) if self.layer == "all" else z[0]).float(), pooled.float()
 
-    def _warn_of_identity(self) -> None:
+    def pooled_limits(self) -> str:
+        """Say how pooled vectors differ from those of a complete file; "" if they do not."""
+        return self.setup.pooled_limits(self.num_layers, projected=self.return_projected_pooled)
+
+    def _warn_of_placeholders(self, pooled: int) -> None:
+        """Log once for each reason that results pass through a part that the file lacks."""
         number = self.layer_number()
-        if number in self.identity_layers and not self._warned_identity:
-            self._warned_identity = True
-            log.warning(
-                "Layer %d of %d was asked for, but the file has only %d: the result is that of "
-                "layer %d, SD2's default.",
-                number + 1,
-                self.num_layers,
-                number,
-                number,
+        absent = self.setup.placeholder_layers
+        if number in absent:
+            real = self.num_layers - len(absent)
+            self._warn_once(
+                f"layer {number + 1} was requested, but the file has only {real} layers: the "
+                f"result is that of layer {real}, SD2's default"
             )
+        if pooled:
+            self._warn_once(self.pooled_limits())
+
+    def _warn_once(self, message: str) -> None:
+        if message and message not in self._warnings:
+            self._warnings.add(message)
+            log.warning("%s%s.", message[0].upper(), message[1:])
 
     def encode(self, tokens: Sequence[Sequence[Entry]]) -> tuple[Tensor, Tensor]:
-        """``forward``, under the name that other packs call."""
+        """Encode as ``forward`` does; other packs call this name."""
         return self(tokens)  # type: ignore[no-any-return]
 
     def encode_token_weights(
@@ -279,12 +300,12 @@ class SDClipModel(nn.Module):
         *,
         return_pooled: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """Chunks of ``(token, weight)`` to ``(cond, pooled)``, as ComfyUI does it.
+        """Encode chunks of ``(token, weight)`` to ``(cond, pooled)`` as ComfyUI does.
 
-        A token of weight w other than 1 becomes ``empty + w * (z - empty)``, where ``empty`` is the
-        empty prompt's state at the same place. *cond* is (1, T * chunks, W); *pooled*, (1, W), is
-        the first chunk's and is not weighted; without *return_pooled* it is (0, W), and the last
-        block and the projection are not computed for it.
+        The state z of a token with weight w other than 1 becomes ``empty + w * (z - empty)``, where
+        ``empty`` is the state of the empty prompt at the same position. *cond* is (1, T * chunks,
+        W). *pooled*, (1, W), belongs to the first chunk and is not weighted; without
+        *return_pooled* it is (0, W), and the last block and the projection are not computed for it.
         """
         chunks = [[pair[0] for pair in chunk] for chunk in token_weight_pairs]
         weights = [[float(pair[1]) for pair in chunk] for chunk in token_weight_pairs]
@@ -297,22 +318,41 @@ class SDClipModel(nn.Module):
         if weighted:
             z, empty = z[:-1], z[-1]
             length = z.shape[-2]
-            # (sections, [1 for layers,] T, 1); places that no weight was given for keep theirs.
+            # (sections, [1 for layers,] T, 1); positions without a weight get 1.
             rows = [row + [1.0] * (length - len(row)) for row in weights]
             w = torch.tensor(rows, dtype=z.dtype, device=z.device)
             w = w.view(sections, *[1] * (z.dim() - 3), length, 1)
             z = torch.where(w == 1.0, z, (z - empty) * w + empty)
         cond = z if sections == 1 else torch.cat(list(z), dim=-2).unsqueeze(0)
-        return cond.to(self.output_device), pooled.to(self.output_device)
+        return cond.to(self.setup.output_device), pooled.to(self.setup.output_device)
 
     def load_sd(self, sd: Mapping[str, Tensor]) -> Any:
         """Load ``text_model.*`` and ``text_projection.weight``; returns (missing, unexpected).
 
-        A model built on the meta device takes the tensors over as they are, without a copy.
+        A model that was built on the meta device uses the tensors themselves, without a copy.
         """
         on_meta = next(self.transformer.parameters()).is_meta
         assign = on_meta or getattr(self, "can_assign_sd", False) is True
-        return self.transformer.load_state_dict(sd, strict=False, assign=assign)
+        result = self.transformer.load_state_dict(sd, strict=False, assign=assign)
+        if not on_meta:
+            self.weights_changed()
+        return result
+
+    def weights_changed(self) -> None:
+        """Drop the facts that were true of the previous weights only."""
+        layers = self.transformer.text_model.encoder.layers
+        projection = self.transformer.text_projection.weight
+        self.setup = replace(
+            self.setup,
+            source=None,
+            placeholder_layers=frozenset(
+                number
+                for number in self.setup.placeholder_layers
+                if _is_identity_layer(layers[number])  # type: ignore[arg-type]
+            ),
+            placeholder_projection=self.setup.placeholder_projection
+            and torch.equal(projection.float().cpu(), torch.eye(*projection.shape)),
+        )
 
 
 class SD1ClipModel(nn.Module):
@@ -329,7 +369,7 @@ class SD1ClipModel(nn.Module):
         **kwargs: Any,
     ) -> None:
         super().__init__()
-        options = dict(model_options or {})
+        options = model_options or {}
         self.clip_name = clip_name
         self.clip = f"clip_{clip_name}"
         clip_model = options.get(f"{self.clip}_class", clip_model)
@@ -339,11 +379,16 @@ class SD1ClipModel(nn.Module):
 
     @property
     def inner(self) -> Any:
-        """The ``SDClipModel``."""
+        """Return the ``SDClipModel``."""
         return getattr(self, self.clip)
 
+    @property
+    def source(self) -> Any:
+        """Return where the weights came from; None if that is unknown."""
+        return self.inner.setup.source
+
     def clip_layer(self, layer_idx: int | None) -> None:
-        """Take hidden states from this layer from now on; None means the last one."""
+        """Return the states of this layer from now on; None means the last layer."""
         self.inner.clip_layer(layer_idx)
 
     def reset_clip_layer(self) -> None:
@@ -351,17 +396,25 @@ class SD1ClipModel(nn.Module):
         self.inner.reset_clip_layer()
 
     def set_clip_options(self, options: Mapping[str, Any]) -> None:
-        """ComfyUI's options: ``layer``, ``projected_pooled`` and ``execution_device``."""
+        """Set ComfyUI's options: ``layer``, ``projected_pooled`` and ``execution_device``."""
         self.inner.set_clip_options(options)
 
     def reset_clip_options(self) -> None:
-        """Return to what was chosen at construction."""
+        """Return to the options chosen at construction."""
         self.inner.reset_clip_options()
 
     def encode_token_weights(self, token_weight_pairs: Mapping[str, Any], **options: Any) -> Any:
-        """``{clip_name: chunks}`` to ``(cond, pooled)``; see ``SDClipModel``."""
+        """Encode ``{clip_name: chunks}`` to ``(cond, pooled)``; see ``SDClipModel``."""
         return self.inner.encode_token_weights(token_weight_pairs[self.clip_name], **options)
 
     def load_sd(self, sd: Mapping[str, Tensor]) -> Any:
         """Load ``text_model.*`` and ``text_projection.weight``; returns (missing, unexpected)."""
         return self.inner.load_sd(sd)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load tensors by their full names, such as ``clip_h.transformer.text_model…``."""
+        result = super().load_state_dict(state_dict, strict=strict, assign=assign)
+        self.inner.weights_changed()
+        return result

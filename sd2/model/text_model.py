@@ -1,9 +1,9 @@
 """OpenCLIP ViT-H/14's text tower in torch, under transformers' tensor names.
 
 Written from the CLIP paper (arXiv 2103.00020) and open_clip's ViT-H-14 configuration: pre-norm
-blocks, causal attention without any padding mask, the exact GELU. The model knows neither files
-nor devices; layer classes (``operations.Linear`` …) are injected, since ComfyUI's move and cast
-weights on their own.
+blocks, causal attention without a padding mask, the exact GELU. The model knows neither files nor
+devices. Its layer classes (``operations.Linear`` …) are injected, because ComfyUI's layers move and
+cast their own weights.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 from ..config import TextEncoderConfig
 
 
-class Past:
-    """Keys and values of the sequences' first places; each block adds those that it computes.
+class KVCache:
+    """Key/value cache for the first positions of each sequence, extended block by block.
 
-    Attention is causal, so a place depends on none behind it: where a text changes further on,
-    its beginning need not be computed again.
+    Attention is causal, so the keys and values of a position do not depend on later positions:
+    where a text changes, only the positions from the change on are computed again.
     """
 
     def __init__(
-        self, length: int = 0, known: Iterable[tuple[Tensor, Tensor]] = (), *, keep: bool = False
+        self, length: int = 0, cached: Iterable[tuple[Tensor, Tensor]] = (), *, keep: bool = False
     ) -> None:
         self.length = length
-        """How many places are known."""
-        self._known = iter(known)
+        """Number of cached positions."""
+        self._cached = iter(cached)
         self._keep = keep
         self.blocks: list[tuple[Tensor, Tensor]] = []
-        """With *keep*: keys and values of all places, (B, T, W), by block, as far as computed."""
+        """With *keep*: keys and values of all positions, (B, T, W), of each computed block."""
 
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """The next block's keys and values, behind the known ones."""
+        """Return the next block's cached keys and values with *keys* and *values* appended."""
         if self.length:
-            known_keys, known_values = next(self._known)
-            keys = torch.cat([known_keys[:, : self.length], keys], dim=1)
-            values = torch.cat([known_values[:, : self.length], values], dim=1)
+            cached_keys, cached_values = next(self._cached)
+            keys = torch.cat([cached_keys[:, : self.length], keys], dim=1)
+            values = torch.cat([cached_values[:, : self.length], values], dim=1)
         if self._keep:
             self.blocks.append((keys, values))
         return keys, values
@@ -61,21 +61,21 @@ class Attention(nn.Module):
     def _split(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)  # (B, T, W) -> (B, H, T, W/H)
 
-    def forward(self, x: Tensor, past: Past) -> Tensor:
-        q, k, v = self.q_proj(x), *past.extend(self.k_proj(x), self.v_proj(x))
+    def forward(self, x: Tensor, kv_cache: KVCache) -> Tensor:
+        q, k, v = self.q_proj(x), *kv_cache.extend(self.k_proj(x), self.v_proj(x))
         visible = None
-        if past.length:  # the last place of q sees all of k
-            places = torch.arange(k.shape[1], device=x.device)
-            visible = places <= places[past.length :, None]  # (places of q, places of k)
+        if kv_cache.length:  # the last position of q attends to all of k
+            positions = torch.arange(k.shape[1], device=x.device)
+            visible = positions <= positions[kv_cache.length :, None]  # (positions of q, of k)
         q, k, v = self._split(q), self._split(k), self._split(v)
         out = scaled_dot_product_attention(q, k, v, visible, is_causal=visible is None)
         return self.out_proj(out.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
-    def row(self, x: Tensor, position: Tensor, past: Past) -> Tensor:
-        """The output at one place of each sequence: (B, T, W), (B,) -> (B, W)."""
+    def forward_at(self, x: Tensor, position: Tensor, kv_cache: KVCache) -> Tensor:
+        """Compute the output at one position of each sequence: (B, T, W), (B,) -> (B, W)."""
         batch = torch.arange(len(x), device=x.device)
-        q = self._split(self.q_proj(x[batch, position - past.length].unsqueeze(1)))
-        keys, values = past.extend(self.k_proj(x), self.v_proj(x))
+        q = self._split(self.q_proj(x[batch, position - kv_cache.length].unsqueeze(1)))
+        keys, values = kv_cache.extend(self.k_proj(x), self.v_proj(x))
         visible = torch.arange(keys.shape[1], device=x.device) <= position[:, None]  # (B, T)
         out = scaled_dot_product_attention(
             q, self._split(keys), self._split(values), attn_mask=visible[:, None, None, :]
@@ -92,7 +92,7 @@ class MLP(nn.Module):
         self.fc2 = operations.Linear(config.intermediate_size, config.hidden_size, **placement)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Our own layers can do both in one kernel; a host's need not.
+        # Our own layers compute both in one kernel; a host's layers may not offer that.
         fc1_gelu = getattr(self.fc1, "gelu", None)
         return self.fc2(fc1_gelu(x) if fc1_gelu else gelu(self.fc1(x)))  # type: ignore[no-any-return]
 
@@ -108,20 +108,20 @@ class EncoderLayer(nn.Module):
         self.layer_norm2 = operations.LayerNorm(width, eps=eps, **placement)
         self.mlp = MLP(config, operations, **placement)
 
-    def forward(self, x: Tensor, past: Past) -> Tensor:
-        x = x + self.self_attn(self.layer_norm1(x), past)
+    def forward(self, x: Tensor, kv_cache: KVCache) -> Tensor:
+        x = x + self.self_attn(self.layer_norm1(x), kv_cache)
         return x + self.mlp(self.layer_norm2(x))  # type: ignore[no-any-return]
 
-    def row(self, x: Tensor, position: Tensor, past: Past) -> Tensor:
-        """``forward`` at one place of each sequence only: (B, T, W), (B,) -> (B, W)."""
+    def forward_at(self, x: Tensor, position: Tensor, kv_cache: KVCache) -> Tensor:
+        """Compute ``forward`` at one position of each sequence: (B, T, W), (B,) -> (B, W)."""
         batch = torch.arange(len(x), device=x.device)
-        attended = self.self_attn.row(self.layer_norm1(x), position, past)
-        x = x[batch, position - past.length] + attended
+        attended = self.self_attn.forward_at(self.layer_norm1(x), position, kv_cache)
+        x = x[batch, position - kv_cache.length] + attended
         return x + self.mlp(self.layer_norm2(x))  # type: ignore[no-any-return]
 
 
 class Embeddings(nn.Module):
-    """The two tables: tokens and positions."""
+    """The token table and the position table."""
 
     def __init__(self, config: TextEncoderConfig, operations: Any, **placement: Any) -> None:
         super().__init__()
@@ -154,33 +154,35 @@ class TextTransformer(nn.Module):
         )
 
     def with_positions(self, embeds: Tensor) -> Tensor:
-        """Token vectors (B, T, W) with those of their positions added."""
+        """Add the position vectors to token vectors (B, T, W)."""
         positions = torch.arange(embeds.shape[1], device=embeds.device)
         return embeds + self.embeddings.position_embedding(positions).to(embeds.dtype)  # type: ignore[no-any-return]
 
     def forward(
-        self, x: Tensor, wanted: Collection[int], pooled_at: Tensor, past: Past
+        self, x: Tensor, output_layers: Collection[int], pooled_at: Tensor, kv_cache: KVCache
     ) -> tuple[dict[int, Tensor], Tensor]:
-        """Hidden states of the *wanted* layers, and the last layer's rows at *pooled_at*.
+        """Compute the states of *output_layers*, and the last layer's states at *pooled_at*.
 
-        *x* are token vectors with positions, (B, T, W), of the places behind *past*, and so are
-        the states; layers count from 0. *pooled_at* is (P,), for the first P sequences and counted
-        with the past; the rows are (P, W). Nothing is layer-normed. No block above the highest one
-        asked for is computed, and the last block only at the pooled rows unless wanted whole.
+        *x*, (B, T, W), are token vectors with positions added, of the positions after the cached
+        ones; the returned states cover the same positions. Layers count from 0. *pooled_at*, (P,),
+        holds one position for each of the first P sequences, counted from the sequence's start;
+        its states are (P, W). The final layer norm is not applied. Blocks above the highest
+        requested layer are not computed; the last block is computed at *pooled_at* only, unless it
+        is one of *output_layers*.
         """
         layers: Sequence[EncoderLayer] = list(self.encoder.layers)  # type: ignore[arg-type]
         last = len(layers) - 1
         pooled = len(pooled_at)
-        depth = last if pooled else max(wanted)
+        depth = last if pooled else max(output_layers)
         states: dict[int, Tensor] = {}
         for index in range(depth + 1):
-            if index == last and last not in wanted:
-                return states, layers[last].row(x[:pooled], pooled_at, past)
-            x = layers[index](x, past)
-            if index in wanted:
+            if index == last and last not in output_layers:
+                return states, layers[last].forward_at(x[:pooled], pooled_at, kv_cache)
+            x = layers[index](x, kv_cache)
+            if index in output_layers:
                 states[index] = x
         batch = torch.arange(pooled, device=x.device)
-        return states, x[batch, pooled_at - past.length]
+        return states, x[batch, pooled_at - kv_cache.length]
 
 
 class CLIPTextModel(nn.Module):
@@ -203,7 +205,7 @@ class CLIPTextModel(nn.Module):
         )
 
     def get_input_embeddings(self) -> nn.Module:
-        """The token table, under the name that transformers and ComfyUI use."""
+        """Return the token table; transformers and ComfyUI call this name."""
         return self.text_model.embeddings.token_embedding  # type: ignore[no-any-return]
 
     def set_input_embeddings(self, embeddings: nn.Module) -> None:

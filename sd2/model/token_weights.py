@@ -1,33 +1,25 @@
-"""What a token's weight does to the conditioning: five interpretations, four normalisations.
+"""Turns token weights into multiples of text encoder states.
 
-The names are those of ComfyUI_ADV_CLIP_emb, which users know; the definitions hold per text,
-whatever else is encoded with it. With z the state of a token, w its weight and ``empty`` the state
-of the empty text at the same place:
+The names of the weight interpretations are those of ComfyUI_ADV_CLIP_emb, which users know. Each is
+defined on one text, whatever else is encoded with it. With z the state of a token, w its weight and
+``empty`` the state of the empty text at the same position:
 
 - ``comfy``: ``empty + w * (z - empty)``.
-- ``A1111``: ``w * z``, then everything times one factor that restores the mean of all of the text.
-- ``compel``: weights above 1 as ``comfy``. Weights below 1 mix encodings of the text in which
-  words are masked: with 0.2 and 0.5 in use, 0.2 of the full text, 0.3 of the text without the words
-  at 0.2, and 0.5 of the text without either.
-- ``comfy++``: weights below 1 as ``compel``; above 1 a word's states move on, away from what its
-  places hold when that word alone is masked.
+- ``A1111``: ``w * z``, then everything times one factor that restores the mean of the whole text.
+- ``compel``: weights above 1 as ``comfy``. Weights below 1 mix encodings of the text in which words
+  are masked: with 0.2 and 0.5 in use, 0.2 of the full text, 0.3 of the text without the words at
+  0.2, and 0.5 of the text without either.
+- ``comfy++``: weights below 1 as ``compel``. Above 1, the states of a word move away from the
+  states at the same positions of the text in which only that word is masked.
 - ``down_weight``: all weights are divided by the largest, which is at least 1, then as ``compel``.
 
-All but A1111 add multiples of differences between encodings, so a plan lists those encodings, each
-once, and the multiples. Whoever has a text encoder runs the plan's chunks through it, in one batch.
+All but A1111 add multiples of differences between encodings. A plan lists those encodings, each
+once, and the multiples; the caller encodes the plan's chunks in one batch.
 
-Which places a weight below 1 masks is a matter of its own, ``masking``:
+Two cases have no finite result by these definitions:
 
-- ``compatible``: what ComfyUI_ADV_CLIP_emb and prompt-control do under NumPy 2, whose ``unique``
-  hands indices back in the shape of its input. Every chunk with such a weight, the n-th of the text
-  counted from 0, masks place n of the text (start tokens count): the words themselves stay.
-- ``words``: the words of that weight, as those packs did under NumPy 1 and as their README and
-  compel's say.
-
-Where a definition ends in a division by zero or leaves float32, this is done instead:
-
-- ``A1111`` with a mean of 0 before or after, or a factor too large for float32: no factor.
-- weights beyond ±1e12 count as ±1e12, nan as 1.
+- ``A1111`` with a mean of 0 before or after, or a factor too large for float32: no factor is used.
+- Weights beyond ±1e12 count as ±1e12, NaN as 1.
 
 The pooled vector is never weighted.
 """
@@ -40,55 +32,51 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import OptionError
+from ..config import END_TOKEN, PAD_TOKEN, START_TOKEN
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-WEIGHT_INTERPRETATIONS = ("comfy", "A1111", "compel", "comfy++", "down_weight")
 TOKEN_NORMALIZATIONS = ("none", "mean", "length", "length+mean")
-MASKINGS = ("compatible", "words")
 
-Entry = Any
-"""One place of a chunk: a token id, or a vector (a textual inversion's row)."""
+TokenValue = Any
+"""A token id, or the vector of a textual inversion."""
 
-WeightedChunk = Sequence[tuple[Entry, float, int]]
-"""77 of ``(entry, weight, word id)``; word 0 is what the user did not type: start, end, pads."""
+WeightedChunk = Sequence[tuple[TokenValue, float, int]]
+"""77 of ``(value, weight, word id)``; start, end and pad tokens have word id 0."""
 
 MASK_TOKEN = 266
-"""``+</w>``: what stands in the place of a masked word, in ComfyUI_ADV_CLIP_emb and so here."""
+"""``+</w>``: replaces each token of a masked word, as in ComfyUI_ADV_CLIP_emb."""
 
-START_TOKEN, END_TOKEN, PAD_TOKEN = 49406, 49407, 0
-
-LARGEST_WEIGHT = 1e12
+WEIGHT_LIMIT = 1e12
 """Products of two weights and a state stay finite in float32."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """``multiples`` (one for each place) of how another chunk differs from one of the text's."""
+    """Adds ``multiples`` (one per position) of the difference between two chunks' states."""
 
     own: int
-    """Index of ``WeightingPlan.own``."""
+    """The chunk that changes, as an index of ``WeightingPlan.own``."""
     other: int
-    """Index of ``WeightingPlan.chunks``."""
+    """The chunk that it moves to, as an index of ``WeightingPlan.chunks``."""
     multiples: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class WeightingPlan:
-    """Which chunks to encode for one text, and how its conditioning follows from their states."""
+    """Which chunks to encode for one text, and how to combine their states."""
 
-    chunks: tuple[tuple[Entry, ...], ...]
-    """The text's own first, then the others, none twice."""
+    chunks: tuple[tuple[TokenValue, ...], ...]
+    """The chunks to encode, without duplicates: those of the text first."""
     own: tuple[int, ...]
-    """For each chunk of the text its place in ``chunks``."""
+    """For each chunk of the text, its index in ``chunks``."""
     differences: tuple[Difference, ...] = ()
     factors: tuple[tuple[float, ...], ...] | None = None
-    """A1111's weights, one row for each own chunk."""
+    """A1111's weights: one row per chunk of the text."""
 
     def combine(self, states: Tensor) -> Tensor:
-        """The states of ``chunks``, (chunks, 77, W), to the conditioning (1, 77 * own, W)."""
+        """Combine the states of ``chunks``, (chunks, 77, W), into conditioning (1, 77 * own, W)."""
         plain = states[list(self.own)]
         own = plain.clone()
         if self.factors is not None:
@@ -100,92 +88,68 @@ class WeightingPlan:
 
 
 def plan_weighting(
-    chunks: Sequence[WeightedChunk],
-    weight_interpretation: str,
-    token_normalization: str,
-    masking: str = MASKINGS[0],
+    chunks: Sequence[WeightedChunk], weight_interpretation: str, token_normalization: str
 ) -> WeightingPlan:
-    """The plan for a text of any number of chunks, all of one length."""
-    if masking not in MASKINGS:
-        raise OptionError(f"masking {masking!r} is unknown. Choose one of: {', '.join(MASKINGS)}.")
-    if weight_interpretation not in WEIGHT_INTERPRETATIONS:
-        raise OptionError(
-            f"weight_interpretation {weight_interpretation!r} is unknown. "
-            f"Choose one of: {', '.join(WEIGHT_INTERPRETATIONS)}."
-        )
-    weights = normalize_weights(chunks, token_normalization)
-    plan = _Plan(chunks, weights)
-    if weight_interpretation == "A1111":
-        return plan.scaled()
-    if weight_interpretation == "down_weight":
-        plan.divide_by_largest()
-    if weight_interpretation == "comfy":
-        plan.move_from_empty()
-    else:
-        plan.mix_masked(masking, amplified=weight_interpretation == "compel")
-    if weight_interpretation == "comfy++":
-        plan.move_from_masked()
-    return plan.done()
+    """Plan the weighting of one text: any number of chunks, all of one length."""
+    plan = _PlanBuilder(chunks, normalize_weights(chunks, token_normalization))
+    _INTERPRETATIONS[weight_interpretation](plan)
+    return plan.finished()
 
 
 def normalize_weights(
     chunks: Sequence[WeightedChunk], token_normalization: str
 ) -> list[list[float]]:
-    """The weights of *chunks*, by place, after token normalisation.
+    """Return the weights of *chunks*, one row per chunk, after token normalization.
 
-    ``length`` takes from a word of n tokens and weight w: each gets ``1 ± sqrt((w - 1)² / n)``.
-    ``mean`` adds to the weights of all words one number that makes their mean 1. A word is what
-    the tokenizer gave one word id: a weighted stretch of text, or a textual inversion.
+    ``length`` spreads a word's weight w over its n tokens: each gets ``1 ± sqrt((w - 1)² / n)``.
+    ``mean`` shifts the weights of all words alike, so that their mean is 1. A word is what the
+    tokenizer gave one word id: a stretch of text of one weight, or a textual inversion.
     """
-    if token_normalization not in TOKEN_NORMALIZATIONS:
-        raise OptionError(
-            f"token_normalization {token_normalization!r} is unknown. "
-            f"Choose one of: {', '.join(TOKEN_NORMALIZATIONS)}."
-        )
-    weights = [[_usable(weight) for _, weight, _ in chunk] for chunk in chunks]
-    words = [[word for _, _, word in chunk] for chunk in chunks]
+    weights = [[_limited(weight) for _, weight, _ in chunk] for chunk in chunks]
+    word_ids = [[word_id for _, _, word_id in chunk] for chunk in chunks]
 
     def change_words(change: Callable[[float, int], float]) -> list[list[float]]:
         return [
-            [change(w, word) if word else w for w, word in zip(*rows, strict=True)]
-            for rows in zip(weights, words, strict=True)
+            [change(w, word_id) if word_id else w for w, word_id in zip(*rows, strict=True)]
+            for rows in zip(weights, word_ids, strict=True)
         ]
 
-    if token_normalization in ("length", "length+mean"):
-        lengths = Counter(word for row in words for word in row)
-        weights = change_words(lambda weight, word: 1.0 + (weight - 1.0) / math.sqrt(lengths[word]))
-    if token_normalization in ("mean", "length+mean"):
-        typed = [
+    steps = token_normalization.split("+")
+    if "length" in steps:
+        lengths = Counter(word_id for row in word_ids for word_id in row)
+        weights = change_words(lambda w, word_id: 1.0 + (w - 1.0) / math.sqrt(lengths[word_id]))
+    if "mean" in steps:
+        of_words = [
             w
-            for rows in zip(weights, words, strict=True)
-            for w, word in zip(*rows, strict=True)
-            if word
+            for rows in zip(weights, word_ids, strict=True)
+            for w, word_id in zip(*rows, strict=True)
+            if word_id
         ]
-        if typed:
-            shift = 1.0 - math.fsum(typed) / len(typed)
-            weights = change_words(lambda weight, _: weight + shift)
+        if of_words:
+            shift = 1.0 - math.fsum(of_words) / len(of_words)
+            weights = change_words(lambda w, _: w + shift)
     return weights
 
 
 def with_normalized_weights(
     chunks: Sequence[WeightedChunk], token_normalization: str
-) -> list[list[tuple[Entry, float]]]:
-    """*chunks* as a text encoder takes them that weighs tokens itself, as ``comfy`` does."""
+) -> list[list[tuple[TokenValue, float]]]:
+    """Return *chunks* as ``(value, weight)`` for an encoder that applies weights itself."""
     weights = normalize_weights(chunks, token_normalization)
     return [
-        [(entry[0], weight) for entry, weight in zip(chunk, row, strict=True)]
+        [(value, weight) for (value, *_), weight in zip(chunk, row, strict=True)]
         for chunk, row in zip(chunks, weights, strict=True)
     ]
 
 
-def _usable(weight: float) -> float:
+def _limited(weight: float) -> float:
     if math.isnan(weight):
         return 1.0
-    return max(-LARGEST_WEIGHT, min(LARGEST_WEIGHT, float(weight)))
+    return max(-WEIGHT_LIMIT, min(WEIGHT_LIMIT, float(weight)))
 
 
 def _scale(own: Tensor, factors: Tensor) -> Tensor:
-    """A1111's weighting of all chunks of a text."""
+    """Multiply all chunks of a text by *factors* and restore their mean, as A1111 does."""
     import torch
 
     weighted = own * factors
@@ -197,21 +161,22 @@ def _scale(own: Tensor, factors: Tensor) -> Tensor:
     return weighted
 
 
-class _Plan:
-    """A plan in the making: encodings by content, multiples by own chunk and encoding."""
+class _PlanBuilder:
+    """Collects a plan: encodings by content, multiples by own chunk and encoding."""
 
     def __init__(self, chunks: Sequence[WeightedChunk], weights: list[list[float]]) -> None:
         self._weights = weights
-        self._words = [[word for _, _, word in chunk] for chunk in chunks]
-        self._own = [tuple(entry for entry, _, _ in chunk) for chunk in chunks]
-        self._chunks: list[tuple[Entry, ...]] = []
+        self._word_ids = [[word_id for _, _, word_id in chunk] for chunk in chunks]
+        self._own = [tuple(value for value, _, _ in chunk) for chunk in chunks]
+        self._chunks: list[tuple[TokenValue, ...]] = []
         self._index: dict[tuple[Any, ...], int] = {}
-        self._own_index = tuple(self._place(chunk) for chunk in self._own)
+        self._own_index = tuple(self._index_of(chunk) for chunk in self._own)
         self._multiples: dict[tuple[int, int], list[float]] = {}
+        self._factors: tuple[tuple[float, ...], ...] | None = None
         length = len(self._own[0]) if self._own else 2
         self._empty = (START_TOKEN, END_TOKEN, *[PAD_TOKEN] * (length - 2))
 
-    def done(self) -> WeightingPlan:
+    def finished(self) -> WeightingPlan:
         return WeightingPlan(
             chunks=tuple(self._chunks),
             own=self._own_index,
@@ -219,85 +184,65 @@ class _Plan:
                 Difference(own, other, tuple(multiples))
                 for (own, other), multiples in self._multiples.items()
             ),
+            factors=self._factors,
         )
 
-    def scaled(self) -> WeightingPlan:
-        plain = all(weight == 1.0 for row in self._weights for weight in row)
-        factors = None if plain else tuple(map(tuple, self._weights))
-        return WeightingPlan(tuple(self._chunks), self._own_index, factors=factors)
+    def scale(self) -> None:
+        """Multiply each state by its weight."""
+        if any(weight != 1.0 for row in self._weights for weight in row):
+            self._factors = tuple(map(tuple, self._weights))
 
     def divide_by_largest(self) -> None:
-        # The start token takes part with its 1, so this never divides by less.
+        """Divide all weights by the largest; the start token's 1 takes part."""
         largest = max(1.0, *(weight for row in self._weights for weight in row))
         self._weights = [
-            [weight / largest if word else 1.0 for weight, word in zip(*rows, strict=True)]
-            for rows in zip(self._weights, self._words, strict=True)
+            [weight / largest if word_id else 1.0 for weight, word_id in zip(*rows, strict=True)]
+            for rows in zip(self._weights, self._word_ids, strict=True)
         ]
 
     def move_from_empty(self) -> None:
+        """Move each state along the line from the empty text, by its weight."""
         for own, row in enumerate(self._weights):
             self._add(own, self._empty, [1.0 - weight for weight in row])
 
-    def mix_masked(self, masking: str, *, amplified: bool) -> None:
-        """Mix encodings with the places of the lowest weight masked, of the lowest two, and so on.
+    def mix_masked(self, *, amplified: bool) -> None:
+        """Mix encodings in which the words of the lowest weight are masked, of the two lowest, ….
 
-        With *amplified*, each of these encodings has its weights above 1 as ``comfy`` has them,
-        but at its masked places.
+        With *amplified*, weights above 1 move the mix away from the empty text.
         """
-        levels = sorted({weight for row in self._weights for weight in row if weight < 1.0})
-        level_of = {weight: level for level, weight in enumerate(levels)}
-        masked_at = self._masked_places(level_of, masking)
         for own, row in enumerate(self._weights):
+            amplification = [max(weight, 1.0) if amplified else 1.0 for weight in row]
+            self._add(own, self._empty, [1.0 - factor for factor in amplification])
             masked = list(self._own[own])
-            strengths = [max(weight, 1.0) if amplified else 1.0 for weight in row]
-            from_empty = [0.0] * len(row)
             below = 0.0
-            for level in [*sorted(masked_at[own]), None]:
-                above = 1.0 if level is None else levels[level]
-                share = above - below
-                self._add(own, tuple(masked), [share * strength for strength in strengths])
-                from_empty = [
-                    so_far + share * (1.0 - strength)
-                    for so_far, strength in zip(from_empty, strengths, strict=True)
-                ]
-                below = above
-                for place in [] if level is None else masked_at[own][level]:
-                    masked[place] = MASK_TOKEN
-                    strengths[place] = 1.0
-            self._add(own, self._empty, from_empty)
-
-    def _masked_places(
-        self, level_of: Mapping[float, int], masking: str
-    ) -> list[dict[int, set[int]]]:
-        """For each own chunk: the level of weight to the places that it masks."""
-        places: list[dict[int, set[int]]] = [{} for _ in self._own]
-        for own, row in enumerate(self._weights):
-            for place, weight in enumerate(row):
-                if weight < 1.0:
-                    chunk, at = (own, place) if masking == "words" else divmod(own, len(row))
-                    places[chunk].setdefault(level_of[weight], set()).add(at)
-        return places
+            for level in sorted({weight for weight in row if weight < 1.0} | {1.0}):
+                self._add(own, tuple(masked), [(level - below) * f for f in amplification])
+                below = level
+                for position, weight in enumerate(row):
+                    if weight == level:
+                        masked[position] = MASK_TOKEN
 
     def move_from_masked(self) -> None:
-        for own, (row, words) in enumerate(zip(self._weights, self._words, strict=True)):
-            places: dict[int, list[int]] = {}
-            for place, (weight, word) in enumerate(zip(row, words, strict=True)):
+        """Move each word of weight above 1 away from its states in the text that masks it."""
+        for own, (row, word_ids) in enumerate(zip(self._weights, self._word_ids, strict=True)):
+            positions: dict[int, list[int]] = {}
+            for position, (weight, word_id) in enumerate(zip(row, word_ids, strict=True)):
                 if weight > 1.0:
-                    places.setdefault(word, []).append(place)
-            for word in places:
+                    positions.setdefault(word_id, []).append(position)
+            for word_id, of_word in positions.items():
                 masked = tuple(
-                    MASK_TOKEN if other == word else entry
-                    for entry, other in zip(self._own[own], words, strict=True)
+                    MASK_TOKEN if other == word_id else value
+                    for value, other in zip(self._own[own], word_ids, strict=True)
                 )
                 multiples = [0.0] * len(row)
-                for place in places[word]:
-                    multiples[place] = 1.0 - row[place]
+                for position in of_word:
+                    multiples[position] = 1.0 - row[position]
                 self._add(own, masked, multiples)
 
-    def _add(self, own: int, chunk: tuple[Entry, ...], multiples: list[float]) -> None:
+    def _add(self, own: int, chunk: tuple[TokenValue, ...], multiples: list[float]) -> None:
         if not any(multiples):
             return
-        other = self._place(chunk)
+        other = self._index_of(chunk)
         if other == self._own_index[own]:
             return
         before = self._multiples.get((own, other))
@@ -305,8 +250,8 @@ class _Plan:
             multiples = [a + b for a, b in zip(before, multiples, strict=True)]
         self._multiples[own, other] = multiples
 
-    def _place(self, chunk: tuple[Entry, ...]) -> int:
-        """The index of *chunk* among the chunks to encode."""
+    def _index_of(self, chunk: tuple[TokenValue, ...]) -> int:
+        """Return the index of *chunk* among the chunks to encode; add it if it is new."""
         content = _content(chunk)
         if content not in self._index:
             self._index[content] = len(self._chunks)
@@ -314,6 +259,39 @@ class _Plan:
         return self._index[content]
 
 
-def _content(chunk: tuple[Entry, ...]) -> tuple[Any, ...]:
-    """What makes two chunks the same to the encoder; vectors are told apart by identity."""
-    return tuple(entry if isinstance(entry, int) else ("vector", id(entry)) for entry in chunk)
+def _content(chunk: tuple[TokenValue, ...]) -> tuple[Any, ...]:
+    """Return a key that is equal for equal chunks; vectors are compared by identity."""
+    return tuple(value if isinstance(value, int) else ("vector", id(value)) for value in chunk)
+
+
+def _comfy(plan: _PlanBuilder) -> None:
+    plan.move_from_empty()
+
+
+def _a1111(plan: _PlanBuilder) -> None:
+    plan.scale()
+
+
+def _compel(plan: _PlanBuilder) -> None:
+    plan.mix_masked(amplified=True)
+
+
+def _comfy_plus_plus(plan: _PlanBuilder) -> None:
+    plan.mix_masked(amplified=False)
+    plan.move_from_masked()
+
+
+def _down_weight(plan: _PlanBuilder) -> None:
+    plan.divide_by_largest()
+    plan.mix_masked(amplified=False)
+
+
+_INTERPRETATIONS: Mapping[str, Callable[[_PlanBuilder], None]] = {
+    "comfy": _comfy,
+    "A1111": _a1111,
+    "compel": _compel,
+    "comfy++": _comfy_plus_plus,
+    "down_weight": _down_weight,
+}
+
+WEIGHT_INTERPRETATIONS = tuple(_INTERPRETATIONS)

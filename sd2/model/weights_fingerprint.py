@@ -1,8 +1,8 @@
-"""Whether weights are still what they were when something was derived from them.
+"""Detects that weights changed since something was derived from them.
 
-Replacing a layer or a parameter, changing one in place, assigning its ``data`` and unfreezing it
-are all seen for certain. Writes of which torch keeps no count (``weight.data += …``, numpy's, those
-of fused optimizers) are seen if they touch a sample of the numbers.
+Always detected: a replaced layer or parameter, a change in place, an assignment to ``data``, and
+unfreezing. Writes that torch does not count (``weight.data += …``, numpy's, fused optimizers') are
+detected if they touch a sample of the values.
 """
 
 from __future__ import annotations
@@ -18,53 +18,52 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
 SAMPLE_BYTES = 32
-"""Of each tensor, from its middle."""
+"""Bytes compared of each tensor, from its middle."""
 
-_METHODS = frozenset(["forward", "gelu", "row"])
-"""What is called of a layer; others may put their own in its place, on the instance."""
+_METHODS = frozenset(["forward", "gelu", "forward_at"])
+"""The methods of a layer that are called; other code may replace them on the instance."""
 
 _changes = operator.attrgetter("_version")
 _kind = operator.attrgetter("dtype", "requires_grad")
 
 
-class TensorSnapshot:
-    """How tensors were, all of which ``is_plain``; it does not hold them."""
+class TensorFingerprint:
+    """State of tensors, all of which ``is_plain``; keeps no reference to them."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self._places = _places(tensors)
+        self._addresses = _addresses(tensors)
         self._kinds = list(map(_kind, tensors))
         self._are_matrices = [tensor.dim() > 1 for tensor in tensors]
         self._forms = _forms(list(compress(tensors, self._are_matrices)))
-        # Neither torch nor numpy looks at them: torch takes ten times as long, and numpy would pin
-        # the storage.
+        # Read through ctypes: torch takes ten times as long, and numpy would pin the storage.
         self._samples = [_sample(tensor) for tensor in tensors]
-        self._numbers = [sample.raw for sample in self._samples]
+        self._sampled = [sample.raw for sample in self._samples]
 
-    def holds(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether *tensors*, the same as before, are unchanged."""
+    def matches(self, tensors: Sequence[Tensor]) -> bool:
+        """Tell whether *tensors*, the ones the fingerprint was taken of, are unchanged."""
         try:
-            places = _places(tensors)
-        except RuntimeError:  # of another layout by now, without an address
+            addresses = _addresses(tensors)
+        except RuntimeError:  # its layout changed to one that has no address
             return False
         return (
-            places == self._places  # so there is still memory to look at
+            addresses == self._addresses  # so the sampled memory still exists
             and list(map(_kind, tensors)) == self._kinds
             and _forms(list(compress(tensors, self._are_matrices))) == self._forms
-            and [sample.raw for sample in self._samples] == self._numbers
+            and [sample.raw for sample in self._samples] == self._sampled
         )
 
 
-class ModuleSnapshot:
-    """How a module was, with all that is in it: layers, weights, and nothing beside them.
+class WeightsFingerprint:
+    """State of a module's layers and weights, without hooks or other additions.
 
-    Checking it is most of the price of a remembered result, and nearly all of that is memory that
-    an encode has pushed out of the caches; so it touches each object once.
+    Checking it is most of the cost of a cached result, and most of that is reading memory that an
+    encode has evicted from the processor's caches; so it touches each object once.
     """
 
     def __init__(self, module: nn.Module) -> None:
         modules = list(module.modules())
         self._module = module
-        # The dicts are torch's own, which it changes but never replaces.
+        # torch changes these dicts in place and never replaces them.
         self._shapes = [
             (vars(part), len(vars(part)), part._forward_hooks, part._forward_pre_hooks)
             for part in modules
@@ -77,11 +76,11 @@ class ModuleSnapshot:
             held for part in modules for held in (part._parameters, part._modules) if not held
         ]
         self._parameters = list(module.parameters())
-        self._tensors = TensorSnapshot(self._parameters)
+        self._tensors = TensorFingerprint(self._parameters)
 
-    def holds(self, module: nn.Module) -> bool:
-        """Whether *module* is the same one, and unchanged."""
-        if module is not self._module or any(self._empty) or _hooks_on_all():
+    def matches(self, module: nn.Module) -> bool:
+        """Tell whether *module* is the same object, unchanged."""
+        if module is not self._module or any(self._empty) or _has_global_hooks():
             return False
         for attributes, count, hooks, pre_hooks in self._shapes:
             if hooks or pre_hooks or len(attributes) != count:
@@ -90,26 +89,26 @@ class ModuleSnapshot:
         return (
             len(held) == len(self._held)
             and all(map(operator.is_, held, self._held))
-            and self._tensors.holds(self._parameters)
+            and self._tensors.matches(self._parameters)
         )
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether changes of *tensor* can be seen: numbers on the CPU that nothing trains."""
+    """Tell whether changes of *tensor* can be detected: values on the CPU that nothing trains."""
     return (
         type(tensor) in (Tensor, nn.Parameter)
         and tensor.device.type == "cpu"
         and tensor.layout == torch.strided
         and not tensor.requires_grad  # fused optimizers' steps are not counted
-        and not tensor.is_inference()  # nor is anything there
+        and not tensor.is_inference()  # nor are changes of inference tensors
         and tensor.data_ptr() != 0
     )
 
 
 def is_altered(module: nn.Module) -> bool:
-    """Whether a call of *module* does more, or other things, than its classes and weights say."""
+    """Tell whether results of *module* may depend on more than its classes and its weights."""
     return (
-        _hooks_on_all()
+        _has_global_hooks()
         or any(
             part._forward_hooks or part._forward_pre_hooks or not _METHODS.isdisjoint(vars(part))
             for part in module.modules()
@@ -118,8 +117,8 @@ def is_altered(module: nn.Module) -> bool:
     )
 
 
-def _hooks_on_all() -> bool:
-    """Whether somebody has hooked into every module that there is."""
+def _has_global_hooks() -> bool:
+    """Tell whether hooks are registered for all modules of the process."""
     return bool(_global_forward_hooks or _global_forward_pre_hooks)
 
 
@@ -127,18 +126,18 @@ def _values(holders: Iterable[dict[str, Any]]) -> Iterable[Any]:
     return chain.from_iterable(map(dict.values, holders))
 
 
-def _places(tensors: Sequence[Tensor]) -> tuple[list[int], list[int]]:
-    """Where tensors lie, and how often torch has seen each change."""
+def _addresses(tensors: Sequence[Tensor]) -> tuple[list[int], list[int]]:
+    """Return the address of each tensor, and torch's count of its changes."""
     return list(map(Tensor.data_ptr, tensors)), list(map(_changes, tensors))
 
 
 def _forms(tensors: Sequence[Tensor]) -> list[Any]:
-    """How the numbers of matrices are to be read, which an assigned ``data`` can change alone."""
+    """Return shapes and strides, which an assignment to ``data`` can change alone."""
     return [*map(Tensor.size, tensors), *map(Tensor.stride, tensors)]
 
 
 def _sample(tensor: Tensor) -> Any:
-    """Some of a tensor's bytes, as they are at any time: the middle ones where it is contiguous."""
+    """Return a live view of some of a tensor's bytes: the middle ones if it is contiguous."""
     start, length = 0, min(tensor.element_size(), tensor.nbytes)
     if tensor.is_contiguous():
         length = min(SAMPLE_BYTES, tensor.nbytes)

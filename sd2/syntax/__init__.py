@@ -1,1 +1,1 @@
-"""Parses prompt syntax into weighted segments; needs no tokenizer and no torch."""
+"""Parses prompt syntax into weighted segments, without tokenizer and torch."""

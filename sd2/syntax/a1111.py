@@ -1,9 +1,9 @@
-"""A1111's prompt language: a prompt to texts with times and strengths, and those to segments.
+"""Parses A1111's prompt syntax into prompts, each with its time, strength and weighted segments.
 
-The dialect as users of AUTOMATIC1111's web UI and Forge know it, in the order in which they apply
-it: ``<lora:name:1>`` and its like are taken out; ``AND`` separates prompts, each with ``:weight``
-at its end; prompt editing (``a1111_schedule``) makes texts that follow each other in time; each of
-those has brackets and ``BREAK`` (``a1111_attention``).
+The syntax as users of AUTOMATIC1111's web UI and Forge know it, in the order in which they apply
+it: ``<lora:name:1>`` and other extra networks are taken out; ``AND`` separates prompts, each with
+``:weight`` at its end; prompt editing (``a1111_schedule``) turns each into texts that follow each
+other in time; each of those has brackets and ``BREAK`` (``a1111_attention``).
 """
 
 from __future__ import annotations
@@ -14,76 +14,76 @@ from dataclasses import dataclass
 
 from ..errors import and_more
 from .a1111_attention import parse_attention
-from .a1111_schedule import read_schedule
-from .comfy import Segment
+from .a1111_schedule import parse_schedule
+from .segments import Section
 
 _AND = re.compile(r"\bAND\b")
 _AND_WEIGHT = re.compile(r"[-+]?(?:\d+\.?|\d*\.\d+)")
-_NETWORK = re.compile(r"<(\w+):")
+_EXTRA_NETWORK = re.compile(r"<(\w+):")
 _LONGEST_NUMBER = 30
 
 
 @dataclass(frozen=True)
-class Part:
-    """One text of a prompt: when it holds, and how strong it is beside the others."""
+class ParsedPrompt:
+    """One prompt of a text, when it holds, and its strength relative to the others."""
 
     text: str
-    sections: tuple[tuple[Segment, ...], ...]
-    """Between BREAKs; each begins a chunk."""
+    sections: tuple[Section, ...]
+    """What BREAK separates; each begins a chunk."""
     start: float = 0.0
     end: float = 1.0
-    """Shares of the sampling."""
+    """Share of the sampling, 0 to 1."""
     strength: float = 1.0
 
 
 @dataclass(frozen=True)
-class A1111Prompt:
-    """All texts of a prompt, and what the user should know about them."""
+class A1111Text:
+    """The prompts of a text and the messages about it."""
 
-    parts: tuple[Part, ...]
+    prompts: tuple[ParsedPrompt, ...]
     strengths: tuple[float, ...]
-    """The weight of each prompt between ANDs."""
+    """The weight of each prompt that AND separates."""
     warnings: tuple[str, ...] = ()
-    networks: tuple[str, ...] = ()
-    """``<lora:…>`` and its like, as written; they are not applied."""
-    obstacle: str | None = None
-    """Why no list of conditionings can mean the same."""
+    extra_networks: tuple[str, ...] = ()
+    """``<lora:…>`` and others, as written; they are not applied."""
+    error: str | None = None
+    """Error message if this text cannot be expressed as conditioning, else None."""
 
 
-def parse_a1111(text: str, steps: int | None = None) -> A1111Prompt:
-    """*text* in A1111's dialect; *steps* of sampling, for what counts them."""
-    text, networks = take_networks(text)
+def parse_a1111(text: str, steps: int | None = None) -> A1111Text:
+    """Parse *text* as A1111 does; *steps* of sampling are for prompt editing that counts them."""
+    text, extra_networks = take_extra_networks(text)
     warnings: list[str] = []
-    if networks:
+    if extra_networks:
         warnings.append(
-            f"{and_more(networks)} is not applied here; "
-            "load it with Load SD2 LoRA (CLIP only) or ComfyUI's Load LoRA"
+            f"not applied: {and_more(extra_networks)}. Load a LoRA with Load SD2 LoRA (CLIP only) "
+            "or ComfyUI's Load LoRA"
         )
-    parts: list[Part] = []
+    prompts: list[ParsedPrompt] = []
     strengths: list[float] = []
     for prompt in _AND.split(text):
         prompt, strength = _take_weight(prompt)
         strengths.append(strength)
-        schedule = read_schedule(prompt, steps)
+        schedule = parse_schedule(prompt, steps)
         warnings.extend(schedule.warnings)
         for span in schedule.spans:
-            sections, notes = parse_attention(span.text)
-            warnings.extend(notes)
-            parts.append(Part(span.text, sections, span.start, span.end, strength))
+            parsed = parse_attention(span.text)
+            warnings.extend(parsed.warnings)
+            prompts.append(ParsedPrompt(span.text, parsed.sections, span.start, span.end, strength))
     total = sum(strengths)
     if total > 0 and not math.isclose(total, 1.0):
-        warnings.append(_about_cfg(strengths, total))
-    obstacle = _no_average(strengths, total) if total <= 0 and len(strengths) > 1 else None
+        warnings.append(_cfg_warning(strengths, total))
+    error = _average_error(strengths, total) if total <= 0 and len(strengths) > 1 else None
     unique = tuple(dict.fromkeys(warnings))
-    return A1111Prompt(tuple(parts), tuple(strengths), unique, tuple(networks), obstacle)
+    return A1111Text(tuple(prompts), tuple(strengths), unique, tuple(extra_networks), error)
 
 
-def take_networks(text: str) -> tuple[str, list[str]]:
-    """*text* without ``<kind:…>``, and what was taken, in order."""
+def take_extra_networks(text: str) -> tuple[str, list[str]]:
+    """Split *text* into the text without ``<kind:…>``, and those in order."""
     kept: list[str] = []
     taken: list[str] = []
     done = 0
-    for match in _NETWORK.finditer(text):
+    for match in _EXTRA_NETWORK.finditer(text):
         if match.start() < done:
             continue  # inside one that was taken
         end = text.find(">", match.end())
@@ -98,7 +98,7 @@ def take_networks(text: str) -> tuple[str, list[str]]:
 
 
 def _take_weight(prompt: str) -> tuple[str, float]:
-    """The weight at the end of a prompt, which A1111 reads with and without AND."""
+    """Split off the weight that ends a prompt; A1111 applies it with and without AND."""
     text = prompt.rstrip()
     colon = text.rfind(":")
     number = text[colon + 1 :].strip() if colon != -1 else ""
@@ -109,22 +109,23 @@ def _take_weight(prompt: str) -> tuple[str, float]:
 
 # A1111: uncond + cfg * sum(w * (cond - uncond))
 # ComfyUI: uncond + cfg * (sum(w * cond) / sum(w) - uncond)
-# They are equal if ComfyUI's cfg is A1111's times sum(w), which must be above 0.
+# Both are equal if ComfyUI's cfg is A1111's times sum(w), which must be above 0.
 
 
-def _about_cfg(strengths: list[float], total: float) -> str:
+def _cfg_warning(strengths: list[float], total: float) -> str:
     where = "AND" if len(strengths) > 1 else "the ':number' that ends the text"
     return (
-        f"{where}: the weights {_sum(strengths)} make {total:g}. A1111 multiplies its CFG scale by "
-        f"each, ComfyUI averages: multiply the sampler's cfg by {total:g} for A1111's picture"
+        f"{where}: the weights {_sum(strengths)} add up to {total:g}. A1111 multiplies its "
+        f"CFG scale by each, ComfyUI averages: multiply the sampler's cfg by {total:g} for the "
+        "result of A1111"
     )
 
 
-def _no_average(strengths: list[float], total: float) -> str:
+def _average_error(strengths: list[float], total: float) -> str:
     return (
-        f"AND: the weights {_sum(strengths)} make {total:g}. ComfyUI divides by their sum, so they "
-        "cannot mean what they mean in A1111. Choose weights with a sum above 0, or take the "
-        "unwanted prompt out and encode it as the negative"
+        f"AND: the weights {_sum(strengths)} add up to {total:g}. ComfyUI divides by their sum, so "
+        "they cannot mean what they mean in A1111. Choose weights with a sum above 0, or remove "
+        "the unwanted prompt and encode it as the negative"
     )
 
 

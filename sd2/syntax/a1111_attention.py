@@ -1,12 +1,12 @@
-"""A1111's brackets: a text without prompt editing to weighted segments.
+"""Parses A1111's brackets: text without prompt editing into weighted segments.
 
 ``(x)`` multiplies by 1.1, ``(x:1.5)`` by 1.5, ``[x]`` by 1/1.1, whatever surrounds them. Round and
-square brackets do not see each other: in ``(a [b) c]`` the ranges overlap. One that is never closed
-counts to the end, one that closes nothing is text. A backslash makes a bracket or backslash text,
-and vanishes before anything else. ``BREAK`` ends a section.
+square brackets are matched independently: in ``(a [b) c]`` the ranges overlap. A bracket that is
+never closed counts to the end; one that closes nothing is text. A backslash makes a bracket or
+backslash text; before any other character it is dropped. ``BREAK`` ends a section.
 
-Unlike A1111, ``BREAK`` also works inside brackets (there, its mark is multiplied away), and
-``(x:1.2.3)``, which fails there, closes like any ``)``.
+Two differences from A1111: ``BREAK`` also works inside brackets (A1111 ignores it there), and
+``(x:1.2.3)``, which A1111 fails on, closes like any ``)``.
 """
 
 from __future__ import annotations
@@ -15,25 +15,32 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .comfy import GROUP_FACTOR, LARGEST_WEIGHT, SENSIBLE_WEIGHT, Segment
+from .segments import (
+    GROUP_FACTOR,
+    LARGEST_WEIGHT,
+    SENSIBLE_WEIGHT,
+    ParsedText,
+    Section,
+    Segment,
+)
 
 _MARKS = re.compile(r"\\[()\[\]\\]|[\\()\[\]]|:\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*\)|[^\\()\[\]:]+|:")
 _BREAK = re.compile(r"\bBREAK\b")
 
 EXACT_DEPTH = 16
-"""Brackets around a text whose factors are multiplied in A1111's order, to the last bit."""
+"""Depth of nesting up to which factors multiply in A1111's order, equal to the last bit."""
 
 
 @dataclass
 class _Range:
-    """What one bracket multiplies."""
+    """The range of text that one bracket multiplies."""
 
     outer: _Range | None
     factor: float = 1.0
     closed: int = 0
-    """Which range of all was closed, so multiplied, first."""
+    """Rank among all ranges in order of closing, which is the order of multiplication."""
     product: float = 1.0
-    """Of this factor and all outer ones."""
+    """Product of this factor and all outer ones."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +51,13 @@ class _Piece:
 
 
 class _Kind:
-    """Brackets of one kind: those open now, and what closing them does."""
+    """The brackets of one kind: round or square."""
 
     def __init__(self, bracket: str, factor: float) -> None:
         self.bracket = bracket
         self.factor = factor
         self.innermost: _Range | None = None
-        self.all: list[_Range] = []  # each after those around it
+        self.all: list[_Range] = []  # outer ones first
 
     def open(self) -> None:
         self.innermost = _Range(self.innermost)
@@ -62,7 +69,7 @@ class _Kind:
         self.innermost = self.innermost.outer
 
     def unclosed(self) -> list[_Range]:
-        """From the outermost to the innermost, as A1111 closes them at the end."""
+        """List the open ranges, outermost first: A1111 closes them in this order at the end."""
         found = []
         one = self.innermost
         while one is not None:
@@ -71,8 +78,8 @@ class _Kind:
         return found[::-1]
 
 
-def parse_attention(text: str) -> tuple[tuple[tuple[Segment, ...], ...], tuple[str, ...]]:
-    """The sections of *text*, each of segments, and warnings."""
+def parse_attention(text: str) -> ParsedText:
+    """Parse *text* as A1111 does after prompt editing."""
     round_, square = _Kind("(", GROUP_FACTOR), _Kind("[", 1 / GROUP_FACTOR)
     opening, closing = {"(": round_, "[": square}, {")": round_, "]": square}
     pieces: list[_Piece] = []
@@ -91,7 +98,7 @@ def parse_attention(text: str) -> tuple[tuple[tuple[Segment, ...], ...], tuple[s
             pieces.append(_Piece(mark[1:], (round_.innermost, square.innermost)))
         else:
             if kind is not None:
-                warnings.append(f"a '{mark[-1]}' that closes nothing was read as text")
+                warnings.append(f"a '{mark[-1]}' that closes nothing is text")
             pieces.extend(_split_at_breaks(mark, (round_.innermost, square.innermost)))
 
     for kind in (round_, square):
@@ -101,20 +108,20 @@ def parse_attention(text: str) -> tuple[tuple[tuple[Segment, ...], ...], tuple[s
             one.factor, one.closed = kind.factor, count
         if pending:
             warnings.append(
-                f"{len(pending)} '{kind.bracket}' never closed: in A1111's dialect it counts to "
+                f"{len(pending)} '{kind.bracket}' never closed: in A1111's syntax it counts to "
                 "the end of the text"
             )
         for one in kind.all:
             one.product = _limited(one.factor * (one.outer.product if one.outer else 1.0))
 
-    sections = tuple(tuple(section) for section in _sections(pieces))
+    sections = tuple(_sections(pieces))
     far = [segment for section in sections for segment in section if _is_far(segment)]
     if far:
         warnings.append(
             f"weight {far[0].weight:.3g} of '{far[0].text.strip()[:40]}' is far from 1"
             + (f" (and {len(far) - 1} more)" if len(far) > 1 else "")
         )
-    return sections, tuple(warnings)
+    return ParsedText(sections, tuple(warnings))
 
 
 def _split_at_breaks(text: str, ranges: tuple[_Range | None, _Range | None]) -> Iterator[_Piece]:
@@ -126,8 +133,8 @@ def _split_at_breaks(text: str, ranges: tuple[_Range | None, _Range | None]) -> 
         yield _Piece(part if index == len(parts) - 1 else part.rstrip(), ranges)
 
 
-def _sections(pieces: list[_Piece]) -> Iterator[list[Segment]]:
-    """Neighbours of equal weight joined, as A1111 does before it makes tokens of them."""
+def _sections(pieces: list[_Piece]) -> Iterator[Section]:
+    """Join neighbours of equal weight, as A1111 does before tokenizing."""
     section: list[Segment] = []
     texts: list[str] = []
     weight = 1.0
@@ -141,8 +148,8 @@ def _sections(pieces: list[_Piece]) -> Iterator[list[Segment]]:
     for piece in pieces:
         if piece.is_break:
             flush()
-            yield section
-            section = []
+            yield tuple(section)
+            section.clear()
             continue
         own = _weight(*piece.ranges)
         if own != weight:
@@ -150,7 +157,7 @@ def _sections(pieces: list[_Piece]) -> Iterator[list[Segment]]:
             weight = own
         texts.append(piece.text)
     flush()
-    yield section
+    yield tuple(section)
 
 
 def _weight(*innermost: _Range | None) -> float:

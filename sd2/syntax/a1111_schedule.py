@@ -1,12 +1,12 @@
-"""A1111's prompt editing: which text holds at which time of sampling.
+"""Parses A1111's prompt editing: which text holds at which time of sampling.
 
 ``[from:to:when]``, ``[to:when]`` and ``[from::when]`` change the text once, ``[a|b|c]`` with every
-step. *when* with a decimal point is a share of the steps, without one a number of steps. Everything
-may be nested. What is no such bracket is text: unbalanced brackets, ``[a:b]``, ``(a:1.2)``. As in
-A1111, a ``|`` that separates no alternatives, or a lone backslash at the end, leaves the whole text
-as it is.
+step. *when* with a decimal point is a share of the steps, without one a number of steps. All of
+these may be nested. Other brackets are text: unbalanced ones, ``[a:b]``, ``(a:1.2)``. As in A1111,
+a ``|`` outside of alternatives, or a single backslash at the end, turns prompt editing off for the
+whole text.
 
-One pass with an explicit stack finds the brackets, and one per different text writes it.
+The text is parsed once, with an explicit stack, and then written once for each time.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 ASSUMED_STEPS = 20
-"""A1111's default; counts where the text counts steps and nobody said how many there are."""
+"""A1111's default, for a text that counts steps where their number is not known."""
 
 LARGEST_SCHEDULE = 20_000_000
-"""Characters of all texts of a schedule together; more is no prompt but an accident."""
+"""Limit on the characters of all texts of a schedule together, against accidents."""
 
 _PIECES = re.compile(r"(?:[^\\\[\]():|]|\\.)+|[\[\]():|]|\\")
 _WHEN = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*")
@@ -37,7 +37,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The texts of one prompt in the order of their time, without gaps."""
+    """The texts of one prompt in order of time, without gaps."""
 
     spans: tuple[Span, ...]
     warnings: tuple[str, ...] = ()
@@ -57,7 +57,7 @@ class _Alternatives:
 
 @dataclass(frozen=True)
 class _Group:
-    """Brackets that are text; kept apart only so that nothing is moved twice."""
+    """Brackets that are text; an item of its own, so that nothing is moved twice."""
 
     items: list[_Item]
 
@@ -67,13 +67,13 @@ _Item = str | _Edit | _Alternatives | _Group
 
 @dataclass
 class _Open:
-    """A bracket not closed yet: what it holds, between colons or bars."""
+    """A bracket not closed yet, with its fields, which colons or bars separate."""
 
     bracket: str
     fields: list[list[_Item]] = field(default_factory=lambda: [[]])
     separators: list[str] = field(default_factory=list)
 
-    def literally(self) -> Iterator[_Item]:
+    def as_text(self) -> Iterator[_Item]:
         yield self.bracket
         for index, items in enumerate(self.fields):
             if index:
@@ -81,11 +81,11 @@ class _Open:
             yield from items
 
 
-def read_schedule(text: str, steps: int | None = None) -> Schedule:
-    """The texts that *text* stands for, with *steps* of sampling; None: not known."""
+def parse_schedule(text: str, steps: int | None = None) -> Schedule:
+    """Parse *text* into the texts of *steps* of sampling; None: their number is not known."""
     items = _parse(text)
     if items is None:
-        return _unscheduled(text, *_why_unread(text))
+        return _unscheduled(text, *_ignored_warnings(text))
     edits = [item for item in _walk(items) if not isinstance(item, str)]
     alternates = any(isinstance(item, _Alternatives) for item in edits)
     whens = [item.when for item in edits if isinstance(item, _Edit)]
@@ -97,12 +97,14 @@ def read_schedule(text: str, steps: int | None = None) -> Schedule:
     times = {when: _time(when, count) for when in set(whens)}
     inner = {time for time in times.values() if 0.0 < time < 1.0}
     every_step = range(1, count) if alternates and count is not None else range(0)
-    changes = len(inner) + len(every_step)  # at most; before a set of that size is made
+    changes = len(inner) + len(
+        every_step
+    )  # an upper bound, checked before a set of that size is made
     if (changes + 1) * len(text) > LARGEST_SCHEDULE:
         return _unscheduled(
             text,
             f"{changes} changes by prompt editing are too many for a text of {len(text)} "
-            "characters; it was read without prompt editing",
+            "characters; prompt editing is ignored",
         )
     if count is not None:
         inner.update(step / count for step in every_step)
@@ -120,7 +122,7 @@ def read_schedule(text: str, steps: int | None = None) -> Schedule:
 
 
 _ASSUMED = (
-    f"[a|b] and whole numbers such as [a:b:5] count sampling steps; {ASSUMED_STEPS} were assumed, "
+    f"[a|b] and whole numbers such as [a:b:5] count sampling steps; {ASSUMED_STEPS} are assumed, "
     "A1111's default. Set steps to those of the sampler, or write a share: [a:b:0.25]"
 )
 
@@ -129,17 +131,17 @@ def _unscheduled(text: str, *warnings: str) -> Schedule:
     return Schedule((Span(0.0, 1.0, text),), warnings)
 
 
-def _why_unread(text: str) -> list[str]:
+def _ignored_warnings(text: str) -> list[str]:
     if "[" not in text:
-        return []  # nothing is lost
+        return []  # there is no prompt editing to ignore
     return [
-        "prompt editing was not read, as in A1111: a '|' that separates no [alternatives] or a "
-        "backslash before nothing is in the text"
+        "prompt editing is ignored, as in A1111: the text has a '|' outside of [a|b], or a single "
+        "backslash at its end"
     ]
 
 
 def _time(when: str, steps: int | None) -> float:
-    """The share of sampling after which an edit is made."""
+    """Return the share of sampling after which an edit takes effect."""
     number = float(when)
     if "." in when:
         share = min(max(number, 0.0), 1.0)
@@ -149,7 +151,7 @@ def _time(when: str, steps: int | None) -> float:
 
 
 def _parse(text: str) -> list[_Item] | None:
-    """The text as a tree, or None if it has a mark that A1111's grammar has no place for."""
+    """Return the text as a tree, or None if A1111's grammar does not accept it."""
     root: list[_Item] = []
     opened: list[_Open] = []
 
@@ -157,11 +159,11 @@ def _parse(text: str) -> list[_Item] | None:
         (opened[-1].fields[-1] if opened else root).append(item)
 
     def give_up_opened() -> bool:
-        """All open brackets are text, because something inside them keeps them from closing."""
+        """Turn all open brackets into text; return False if A1111's grammar does not accept it."""
         for one in opened:
             if "|" in one.separators:
                 return False
-            root.extend(one.literally())
+            root.extend(one.as_text())
         opened.clear()
         return True
 
@@ -196,10 +198,10 @@ def _parse(text: str) -> list[_Item] | None:
 
 
 def _close(opened: _Open) -> _Item | None:
-    """What a bracket means when it closes; None: nothing, its marks are text."""
+    """Return what a bracket means when it closes; None: it is text."""
     fields, separators = opened.fields, opened.separators
     if not separators or (opened.bracket == "(" and separators == [":"]):
-        return _Group([*opened.literally(), _CLOSER[opened.bracket]])
+        return _Group([*opened.as_text(), _CLOSER[opened.bracket]])
     if opened.bracket == "(":
         return None
     if set(separators) == {"|"}:
@@ -227,7 +229,7 @@ def _walk(items: list[_Item]) -> Iterator[_Item]:
 
 
 def _write(items: list[_Item], time: float, step: int, times: dict[str, float]) -> str:
-    """The text that holds up to *time*, the end of step number *step*."""
+    """Write the text that holds up to *time*, the end of step number *step*."""
     written: list[str] = []
     stack: list[Iterator[_Item]] = [iter(items)]
     while stack:

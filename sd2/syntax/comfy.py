@@ -1,58 +1,36 @@
-"""What brackets mean: text to weighted segments, in ComfyUI's dialect.
+"""Parses ComfyUI's prompt syntax into weighted segments.
 
-The dialect, as users know it: ``(x)`` weighs 1.1 times what surrounds it; ``(x:1.5)`` weighs 1.5
-whatever surrounds it; ``\\(`` and ``\\)`` are brackets to read. Numbers are whatever Python's
-``float`` takes. Oddities that texts rely on by now are kept:
+``(x)`` weighs 1.1 times what surrounds it; ``(x:1.5)`` weighs 1.5 whatever surrounds it; ``\\(``
+and ``\\)`` are brackets of the text. A weight is anything that Python's ``float`` accepts. Some
+oddities are kept, because existing texts rely on them:
 
-- a ``)`` too many makes the next ``(`` plain, and with it the group that this would have opened;
-- an unclosed ``(`` is plain, with everything after it, unless the text ends with a ``)``: then
-  these two belong together, and the bracket inside that lost its partner is the unclosed one.
+- a surplus ``)`` makes the next ``(`` plain text, and the group that this would have opened;
+- an unclosed ``(`` is plain text, with everything after it, unless the text ends with a ``)``: then
+  these two are a pair, and the bracket inside that lost its partner is the unclosed one.
 
-Where ComfyUI crashes (deep nesting) or poisons the picture (nan, inf and weights beyond float32),
-the text stays and weighs as if no number were there, and a warning says so. Nothing here recurses,
+Where ComfyUI crashes (deep nesting) or spoils the picture (nan, inf and weights beyond float32),
+the text stays, weighs as if no number were there, and a warning says so. Nothing here recurses,
 and the cost grows linearly with the text.
-
-Each dialect is one function ``str -> ParsedText``.
 """
 
 import re
 from bisect import bisect_left
 from collections import deque
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-GROUP_FACTOR = 1.1
-# Conditioning is float32: a larger weight turns it into inf, then the picture into nan.
-LARGEST_WEIGHT = 3.4028234663852886e38
-# No limit, only where a weight is more likely a slip than a wish: "(time 12:30)" weighs 30.
-SENSIBLE_WEIGHT = 3.0
+from .segments import GROUP_FACTOR, LARGEST_WEIGHT, SENSIBLE_WEIGHT, ParsedText, Segment
 
 _MARKS = re.compile(r"\\[()]|[():]")
 _ESCAPED = re.compile(r"\\([()])")
 
 
-class Segment(NamedTuple):
-    """A stretch of text, escapes already resolved, and the weight of all of it."""
-
-    text: str
-    weight: float
-
-
-@dataclass(frozen=True)
-class ParsedText:
-    """The segments of a text in order, none empty, and what the user should know about them."""
-
-    segments: tuple[Segment, ...]
-    warnings: tuple[str, ...] = ()
-
-
 def parse_unweighted(text: str) -> ParsedText:
-    """*text* as one segment of weight 1: brackets are text, escaped ones too."""
-    return ParsedText((Segment(_unescape(text), 1.0),) if text else ())
+    """Parse *text* as one segment of weight 1; all brackets are text, escaped ones too."""
+    return ParsedText(((Segment(_unescape(text), 1.0),) if text else (),))
 
 
 def parse_comfy(text: str) -> ParsedText:
-    """*text* in ComfyUI's dialect."""
+    """Parse *text* as ComfyUI does."""
     marks = _scan(text)
     warnings = _Warnings(text)
     if marks.stray is not None:
@@ -61,7 +39,7 @@ def parse_comfy(text: str) -> ParsedText:
         warnings.unclosed(marks.unclosed[0])
 
     segments: list[Segment] = []
-    # Enclosing groups: where the group's text ends, where reading goes on after it, its weight.
+    # Enclosing groups: end of the group's text, where parsing resumes after it, weight.
     enclosing: list[tuple[int, int, float]] = [(len(text), len(text), 1.0)]
     position = 0
     opening = 0  # index of the next '(' to look at
@@ -73,7 +51,7 @@ def parse_comfy(text: str) -> ParsedText:
     while enclosing:
         end, resume, weight = enclosing[-1]
         while opening < len(marks.openings) and marks.openings[opening] < position:
-            opening += 1  # inside a stretch that was read literally
+            opening += 1  # inside a stretch that is plain text
         if opening == len(marks.openings) or marks.openings[opening] >= end:
             emit(end)
             enclosing.pop()
@@ -97,12 +75,12 @@ def parse_comfy(text: str) -> ParsedText:
         inner_end, inner_weight = _weigh(text, marks, bracket, close, weight, warnings)
         enclosing.append((inner_end, after, inner_weight))
         position = bracket + 1
-    return ParsedText(tuple(segments), warnings.messages())
+    return ParsedText((tuple(segments),), warnings.messages())
 
 
 @dataclass
 class _Marks:
-    """Where the brackets and colons of a text are, and which brackets belong together."""
+    """The positions of brackets and colons in a text, and which brackets are pairs."""
 
     openings: list[int] = field(default_factory=list)
     partner_of_opening: dict[int, int] = field(default_factory=dict)
@@ -110,13 +88,14 @@ class _Marks:
     unclosed: deque[int] = field(default_factory=deque)
     stray: int | None = None
     colons: list[int] = field(default_factory=list)
-    brackets: list[int] = field(default_factory=list)  # every one, escaped and plain ones too
+    brackets: list[int] = field(default_factory=list)
+    """All of them, escaped and plain ones too."""
 
 
 def _scan(text: str) -> _Marks:
     marks = _Marks()
     pending: list[int] = []
-    surplus = 0  # closing brackets too many so far; each makes one later '(' plain
+    surplus = 0  # unmatched ')' so far; each makes one later '(' plain
     for match in _MARKS.finditer(text):
         index, mark = match.start(), match.group()
         if mark == ":":
@@ -145,11 +124,11 @@ def _scan(text: str) -> _Marks:
 def _weigh(
     text: str, marks: _Marks, opening: int, closing: int, outer: float, warnings: "_Warnings"
 ) -> tuple[int, float]:
-    """Where the text of a group ends, and its weight."""
+    """Return where the text of a group ends, and its weight."""
     end = closing
     colon = _last_before(closing, marks.colons)
-    # A colon right after the bracket is text. Brackets cannot be part of a number, so only the
-    # innermost of nested groups ever looks at the same characters: this keeps the cost linear.
+    # A colon right after the bracket is text. A number has no brackets in it, so only the innermost
+    # of nested groups parses the same characters: this keeps the cost linear.
     if colon > opening + 1 and _last_before(closing, marks.brackets) < colon:
         try:
             weight = float(text[colon + 1 : closing])
@@ -180,7 +159,7 @@ def _unescape(text: str) -> str:
 
 
 class _Warnings:
-    """One message of each kind, about the first case, with the number of others."""
+    """Collects one message of each kind: about the first case, with the number of others."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -190,7 +169,7 @@ class _Warnings:
     def stray(self, index: int) -> None:
         self._add(
             "stray",
-            f"the ')' at character {index + 1} closes nothing, so that a later '(' has no effect "
+            f"the ')' at character {index + 1} closes nothing, so a later '(' has no effect "
             "either; write '\\)' if it is meant as text",
         )
 
@@ -204,7 +183,7 @@ class _Warnings:
         if self._names_embedding(opening + 1, colon):
             self._add(
                 "embedding",
-                f"{self._quote(opening, closing)}: the number was read as a weight, not as the "
+                f"{self._quote(opening, closing)}: the number is read as a weight, not as the "
                 "name of an embedding; add a weight, as in (embedding:123:1.0)",
             )
         elif abs(weight) > SENSIBLE_WEIGHT:
@@ -218,19 +197,19 @@ class _Warnings:
         self._add(
             "unusable",
             f"{self._quote(opening, closing)}: "
-            f"'{_shorten(self._text, colon + 1, closing)}' is no usable weight; it was left out",
+            f"'{_shorten(self._text, colon + 1, closing)}' is not a usable weight; it is ignored",
         )
 
     def nested(self, opening: int, weight: float) -> None:
         self._add(
-            "nested", f"the brackets around character {opening + 1} add up to weight {weight:.3g}"
+            "nested", f"the brackets around character {opening + 1} multiply to weight {weight:.3g}"
         )
 
     def too_deep(self, opening: int) -> None:
         self._add(
             "too deep",
             f"the brackets at character {opening + 1} are nested too deeply to raise the weight "
-            "any further",
+            "further",
         )
 
     def messages(self) -> tuple[str, ...]:
@@ -255,7 +234,7 @@ class _Warnings:
 
 
 def _shorten(text: str, start: int, end: int, width: int = 40) -> str:
-    """``text[start:end]`` for a message; cut in the middle, because the weight is at its end."""
+    """Return ``text[start:end]``, cut in the middle, because the weight is at its end."""
     if end - start <= width:
         return text[start:end]
     half = width // 2

@@ -1,12 +1,13 @@
-"""CLIP's vocabulary and the tokenizer over it: the same tokens in every environment.
+"""CLIP's vocabulary and BPE tokenizer, with the same tokens in every environment.
 
 ``transformers`` names its CLIP tokenizer differently in 4.x and 5.x, and the slow one of 4.x gives
-other tokens when ``ftfy`` happens to be installed. So the tokenizer is put together here from the
-parts of ``tokenizers``, the library behind transformers' fast one, which every supported version
-brings along; transformers itself is imported only if somebody asks for its wrapper.
+other tokens if ``ftfy`` is installed. So the tokenizer is built here from the parts of
+``tokenizers``, the library that transformers' fast tokenizer uses and that every supported version
+requires; transformers itself is imported only for its wrapper class.
 
-The vocabulary is OpenAI's (see NOTICE). It differs from open_clip's ``SimpleTokenizer`` where that
-cleans text first (ftfy, HTML entities); ComfyUI and transformers do not, and neither do we.
+The vocabulary is OpenAI's (see NOTICE). The tokens differ from those of open_clip's
+``SimpleTokenizer`` for text that it cleans first (ftfy, HTML entities); ComfyUI and transformers do
+not clean text, and neither does this module.
 """
 
 import gzip
@@ -29,15 +30,15 @@ END_TEXT = "<|endoftext|>"
 END_OF_WORD = "</w>"
 
 # CLIP's words: the two special tokens, English contractions, runs of letters, single digits, and
-# runs of anything else that is no blank.
+# runs of any other characters but blanks.
 WORD_PATTERN = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d"
     r"|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 )
 
-# Lower case by our own hand where tokenizers' versions disagree: letters that Unicode 17 added, of
-# which 0.21 (transformers 4.50) knows nothing. And half a surrogate pair, which JSON can carry but
-# no encoder takes, becomes the replacement character.
+# Lower case where versions of tokenizers differ: letters that Unicode 17 added and 0.21 (which
+# transformers 4.50 requires) does not know. Half a surrogate pair, which JSON can carry but UTF-8
+# cannot, becomes the replacement character.
 _REPAIRS = {
     **{capital: capital + 1 for capital in (0xA7CE, 0xA7D2, 0xA7D4)},
     **{capital: capital + 27 for capital in range(0x16EA0, 0x16EB9)},
@@ -46,9 +47,9 @@ _REPAIRS = {
 
 
 def byte_symbols() -> dict[int, str]:
-    """A printable character for each byte, in vocabulary order: BPE works on characters.
+    """Map each byte to a printable character, in vocabulary order: BPE works on characters.
 
-    Bytes that print in Latin-1 stand for themselves; the others take the characters from 256 on.
+    Bytes that are printable in Latin-1 map to themselves, the others to the characters from 256 on.
     """
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
     symbols = {byte: chr(byte) for byte in printable}
@@ -59,7 +60,7 @@ def byte_symbols() -> dict[int, str]:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Token texts with their ids, and the BPE merges in order of priority."""
+    """The texts of tokens with their ids, and the BPE merges in order of priority."""
 
     ids: dict[str, int]
     merges: list[tuple[str, str]]
@@ -82,7 +83,7 @@ class Vocabulary:
         return text.endswith(END_OF_WORD) or text in (START_TEXT, END_TEXT)
 
     def readable(self, *tokens: int) -> str:
-        """*tokens* as a person reads them. A character cut between tokens shows as ``\\xf0``."""
+        """Decode *tokens* for display. A character cut between tokens shows as ``\\xf0``."""
         raw = "".join(self.tokens[token].removesuffix(END_OF_WORD) for token in tokens)
         data = bytes(_symbol_bytes()[symbol] for symbol in raw)
         return data.decode("utf-8", errors="backslashreplace")
@@ -94,7 +95,7 @@ def _symbol_bytes() -> dict[str, int]:
 
 
 def parse_merges(text: str) -> list[tuple[str, str]]:
-    """The pairs of a ``merges.txt``, whose first line may be a ``#version`` comment."""
+    """Parse the pairs of a ``merges.txt``; its first line may be a ``#version`` comment."""
     lines = text.split("\n")
     if lines[0].startswith("#version"):
         del lines[0]
@@ -103,7 +104,7 @@ def parse_merges(text: str) -> list[tuple[str, str]]:
 
 @cache
 def clip_vocabulary() -> Vocabulary:
-    """CLIP's 49,408 tokens, rebuilt from the merges alone."""
+    """Build CLIP's 49,408 tokens from the merges alone."""
     merges = parse_merges(gzip.decompress(MERGES_FILE.read_bytes()).decode("utf-8"))
     symbols = list(byte_symbols().values())
     texts = [
@@ -117,7 +118,7 @@ def clip_vocabulary() -> Vocabulary:
 
 
 def read_vocabulary(folder: str | os.PathLike[str]) -> Vocabulary:
-    """The ``vocab.json`` and ``merges.txt`` of a tokenizer *folder*, in CLIP's format."""
+    """Read ``vocab.json`` and ``merges.txt`` of a tokenizer *folder* in CLIP's format."""
     folder = Path(folder)
     try:
         ids = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
@@ -126,40 +127,42 @@ def read_vocabulary(folder: str | os.PathLike[str]) -> Vocabulary:
     except (OSError, ValueError, AttributeError) as error:
         raise UnreadableFileError(
             f"{folder}: not a CLIP tokenizer folder ({error}). "
-            "It must hold vocab.json and merges.txt; leave tokenizer_path empty for CLIP's own."
+            "It must contain vocab.json and merges.txt. Leave tokenizer_path empty for CLIP's own."
         ) from error
     if not complete:
-        raise UnreadableFileError(f"{folder}/vocab.json: {START_TEXT} or {END_TEXT} is missing.")
+        raise UnreadableFileError(
+            f"{folder}/vocab.json: {START_TEXT} or {END_TEXT} is missing. Choose a CLIP tokenizer."
+        )
     return Vocabulary(ids, merges)
 
 
 class ClipTokenizer:
-    """Text to token ids over one vocabulary."""
+    """Converts text to token ids with one vocabulary."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
         self._tokenizer = _build(vocabulary)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of *text*, without start and end. Any length; never a warning."""
+        """Return the ids of *text*, of any length, without start and end."""
         repaired = text.translate(_REPAIRS)
         ids: list[int] = self._tokenizer.encode(repaired, add_special_tokens=False).ids
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """``encode`` of many texts, on all processors."""
+        """Encode many texts, on all processors."""
         repaired = [text.translate(_REPAIRS) for text in texts]
         encodings = self._tokenizer.encode_batch(repaired, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of *ids*, in lower case and with a blank between words."""
-        text: str = self._tokenizer.decode(list(ids)) if ids else ""  # which it panics at
+        """Return the text of *ids*, in lower case and with a blank between words."""
+        text: str = self._tokenizer.decode(list(ids)) if ids else ""  # decode([]) panics
         return text
 
     @cached_property
     def transformers(self) -> Any:
-        """The same tokenizer as a ``transformers`` one, for packs that expect that class."""
+        """The same tokenizer as a ``transformers`` object, for packs that use that class."""
         from transformers import PreTrainedTokenizerFast
 
         return PreTrainedTokenizerFast(
@@ -174,7 +177,7 @@ class ClipTokenizer:
 
 @cache
 def clip_tokenizer() -> ClipTokenizer:
-    """The tokenizer over CLIP's vocabulary, built once per process."""
+    """Return the tokenizer of CLIP's vocabulary, built once per process."""
     return ClipTokenizer(clip_vocabulary())
 
 
@@ -207,7 +210,7 @@ def _build(vocabulary: Vocabulary) -> "Tokenizer":
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
-    # Matched after normalisation, so that <|EndOfText|> in a text is the end token as well.
+    # Matched after normalization, so that <|EndOfText|> in a text is the end token too.
     tokenizer.add_special_tokens(
         [AddedToken(text, normalized=True) for text in (START_TEXT, END_TEXT)]
     )

@@ -1,28 +1,33 @@
-"""Text to chunks of weighted tokens, as ComfyUI makes them, for any one CLIP text encoder.
+"""Tokenizes text into weighted chunks for one CLIP text encoder, under ComfyUI's names.
 
-``SDTokenizer`` serves one encoder, ``SD1Tokenizer`` is what a CLIP holds: that, under the encoder's
-letter. The names, attributes and methods are ComfyUI's, because other packs use them.
-``SDTokenizer.tokenize`` is the one place where text becomes tokens; all else is a view of it.
-
-Groups decide where chunks end. A group is a segment of equal weight, up to the next embedding:
-one of ``max_word_length`` tokens or more is cut wherever the chunk is full, even inside a word; a
-shorter one moves to the next chunk as a whole.
+``SDTokenizer`` serves one text encoder; ``SD1Tokenizer`` is the tokenizer of a CLIP and holds an
+``SDTokenizer`` under the encoder's letter. Classes, attributes and methods have ComfyUI's names,
+because other packs use them.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+from ..config import CONTEXT_LENGTH, PAD_TOKEN
 from ..errors import OptionError
-from ..syntax.comfy import ParsedText, Segment, parse_comfy, parse_unweighted
-from .a1111_chunks import A1111Chunks
+from ..syntax.comfy import parse_comfy, parse_unweighted
+from ..syntax.segments import Section
+from .a1111_groups import a1111_groups
 from .bpe import ClipTokenizer, clip_tokenizer, read_vocabulary
-from .comfy_groups import EMBEDDING_PREFIX, TokenGroups
+from .chunks import MAX_WORD_LENGTH, fill_by_comma, fill_by_group, fill_by_word, frame
+from .comfy_groups import comfy_groups
+from .embedding_tokens import EMBEDDING_PREFIX, EmbeddingTokens
 from .tokenized_text import Token, TokenizedText
 
-CONTEXT_LENGTH = 77
-MAX_WORD_LENGTH = 8
+
+def require_text(text: object) -> None:
+    """Raise OptionError if *text* is not a string."""
+    if not isinstance(text, str):
+        raise OptionError(
+            f"The text is a {type(text).__name__}, not a string. Encode texts one by one."
+        )
 
 
 class SDTokenizer:
@@ -68,7 +73,7 @@ class SDTokenizer:
 
     @property
     def tokenizer(self) -> Any:
-        """The vocabulary's tokenizer as a ``transformers`` object, for packs that ask for it."""
+        """The tokenizer as a ``transformers`` object, for packs that use it as one."""
         return self._clip.transformers
 
     @property
@@ -85,63 +90,37 @@ class SDTokenizer:
 
     @property
     def pad_token(self) -> int:
-        # SD2 pads with 0: OpenCLIP's batches were filled up with zeros.
-        return self.end_token if self.pad_with_end else 0
+        return self.end_token if self.pad_with_end else PAD_TOKEN
 
     def tokenize(
         self, text: str, *, disable_weights: bool = False, keep_words: bool = False
     ) -> TokenizedText:
-        """*text* in ComfyUI's dialect, or with all its brackets as text."""
-        if not isinstance(text, str):
-            raise OptionError(
-                f"The text is a {type(text).__name__}, not a string. Encode texts one by one."
-            )
+        """Tokenize *text* as ComfyUI does, or with all its brackets as text.
+
+        With *keep_words*, chunks end between words only.
+        """
+        require_text(text)
         parsed = parse_unweighted(text) if disable_weights else parse_comfy(text)
-        return self.tokenize_parsed(parsed, keep_words=keep_words)
-
-    def tokenize_parsed(self, parsed: ParsedText, *, keep_words: bool = False) -> TokenizedText:
-        """The segments of a dialect as tokens; with *keep_words* no chunk's end cuts a word."""
-        groups = TokenGroups(
-            self._clip.encode, self._folders(), self.embedding_size, self.embedding_key
-        )
-        for segment in parsed.segments:
-            groups.add(segment)
-        units = groups.groups
+        embeddings = self._embedding_tokens()
+        [segments] = parsed.sections
+        groups = comfy_groups(segments, self._clip.encode, embeddings)
+        capacity = self.max_length - 2
         if keep_words:
-            units = [unit for group in units for unit in self._words(group)]
-        return TokenizedText(
-            chunks=tuple(self._frame(chunk) for chunk in self._fill(units, keep=keep_words)),
-            vocabulary=self._clip.vocabulary,
-            embeddings=tuple(groups.used.values()),
-            ignored=tuple(groups.ignored.values()),
-            warnings=(*parsed.warnings, *groups.warnings),
-        )
+            ends_word = self._clip.vocabulary.ends_word
+            chunks = fill_by_word(groups, capacity, ends_word, cut_from=self.max_word_length)
+        else:
+            chunks = fill_by_group(groups, capacity, cut_from=self.max_word_length)
+        return self._tokenized(chunks, embeddings, parsed.warnings)
 
-    def tokenize_sections(
-        self,
-        sections: Sequence[Sequence[Segment]],
-        warnings: Sequence[str] = (),
-        *,
-        keep_words: bool = False,
+    def tokenize_a1111(
+        self, sections: Sequence[Section], *, keep_words: bool = False
     ) -> TokenizedText:
-        """A1111's sections as tokens, in A1111's chunks."""
-        vocabulary = self._clip.vocabulary
-        filling = A1111Chunks(
-            encode=self._clip.encode,
-            ends_word=vocabulary.ends_word,
-            folders=self._folders(),
-            width=self.embedding_size,
-            key=self.embedding_key,
-            capacity=self.max_length - 2,
-            keep_words=keep_words,
-        )
-        return TokenizedText(
-            chunks=tuple(self._frame(chunk) for chunk in filling.fill(sections)),
-            vocabulary=vocabulary,
-            embeddings=tuple(filling.used.values()),
-            ignored=tuple(filling.ignored.values()),
-            warnings=(*warnings, *filling.warnings),
-        )
+        """Tokenize the sections of a prompt in A1111's syntax, as A1111 does."""
+        embeddings = self._embedding_tokens()
+        groups = a1111_groups(sections, self._clip.encode, embeddings)
+        ends_word = self._clip.vocabulary.ends_word if keep_words else None
+        chunks = fill_by_comma(groups, self.max_length - 2, ends_word)
+        return self._tokenized(chunks, embeddings)
 
     def tokenize_with_weights(
         self,
@@ -149,12 +128,11 @@ class SDTokenizer:
         return_word_ids: bool = False,
         **kwargs: Any,
     ) -> list[list[tuple[Any, ...]]]:
-        """The chunks of *text*, each a list of ``(id or vector, weight)`` or ``(…, word id)``.
+        """Return the chunks of *text* as lists of ``(id or vector, weight)`` or ``(…, word id)``.
 
-        Of *kwargs*, which ComfyUI's nodes fill for all its text encoders alike, only
-        ``disable_weights`` changes anything here. ``tokenizer_options`` may ask for a
-        ``<embedding_key>_min_length`` or ``_min_padding``: every chunk has all the padding that the
-        encoder's positions leave room for, and a longer chunk it could not take.
+        ComfyUI's nodes pass *kwargs* for all its text encoders; only ``disable_weights`` has an
+        effect here. ``<embedding_key>_min_length`` and ``_min_padding`` of ``tokenizer_options``
+        have none, because each chunk is already as long as the encoder accepts.
         """
         disable_weights = bool(kwargs.get("disable_weights", False))
         tokens = self.tokenize(text, disable_weights=disable_weights)
@@ -164,74 +142,52 @@ class SDTokenizer:
     def untokenize(
         self, token_weight_pair: Sequence[tuple[Any, ...]]
     ) -> list[tuple[tuple[Any, ...], str]]:
-        """Each entry of one chunk with the vocabulary's text of it."""
-        return [(entry, self._entry_text(entry[0])) for entry in token_weight_pair]
+        """Return each pair of one chunk with the vocabulary's text for its token."""
+        return [(pair, self._token_text(pair[0])) for pair in token_weight_pair]
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         text: str = self.tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
         return text
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: ComfyUI saves this with a checkpoint, and a vocabulary is no weight."""
+        """Return nothing: ComfyUI saves this with checkpoints, which need no vocabulary."""
         return {}
 
-    def _entry_text(self, value: Any) -> str:
+    def _token_text(self, value: Any) -> str:
         if isinstance(value, int):
             return self.inv_vocab.get(value, f"<unknown token {value}>")
         return f"<embedding of {self.embedding_key}>"
 
-    def _folders(self) -> list[str] | None:
+    def _embedding_tokens(self) -> EmbeddingTokens:
         folders = self.embedding_directory
-        if folders is None:
-            return None
         if isinstance(folders, str | os.PathLike):
-            return [os.fspath(folders)]
-        return [os.fspath(folder) for folder in folders]
+            folders = [os.fspath(folders)]
+        elif folders is not None:
+            folders = [os.fspath(folder) for folder in folders]
+        return EmbeddingTokens(folders, self.embedding_size, self.embedding_key)
 
-    def _words(self, group: list[Token]) -> Iterator[list[Token]]:
-        """A group that may be cut, as words that may not; another group is one such word."""
-        if len(group) < self.max_word_length or group[0].kind == "embedding":
-            yield group
-            return
-        word: list[Token] = []
-        for token in group:
-            word.append(token)
-            if isinstance(token.value, int) and self._clip.vocabulary.ends_word(token.value):
-                yield word
-                word = []
-        if word:
-            yield word
-
-    def _fill(self, groups: Sequence[Sequence[Token]], *, keep: bool = False) -> list[list[Token]]:
-        """Chunks of *groups*; with *keep* only those that no chunk could hold are cut."""
-        capacity = self.max_length - 2
-        chunk: list[Token] = []
-        chunks = [chunk]
-        for group in groups:
-            # A group that fits nowhere has to be cut too (only if max_length is set very small).
-            cut = len(group) > capacity or (len(group) >= self.max_word_length and not keep)
-            if not cut and len(chunk) + len(group) > capacity:
-                chunk = []
-                chunks.append(chunk)
-            done = 0
-            while done < len(group):
-                if len(chunk) == capacity:
-                    chunk = []
-                    chunks.append(chunk)
-                part = group[done : done + capacity - len(chunk)]
-                chunk.extend(part)
-                done += len(part)
-        return chunks
-
-    def _frame(self, content: Sequence[Token]) -> tuple[Token, ...]:
+    def _tokenized(
+        self,
+        contents: Sequence[Sequence[Token]],
+        embeddings: EmbeddingTokens,
+        warnings: Sequence[str] = (),
+    ) -> TokenizedText:
         start = Token(self.start_token, 1.0, 0, "start")
         end = Token(self.end_token, 1.0, 0, "end")
         pad = Token(self.pad_token, 1.0, 0, "pad")
-        return (start, *content, end, *[pad] * (self.max_length - 2 - len(content)))
+        return TokenizedText(
+            chunks=tuple(
+                tuple(frame(content, start, end, pad, self.max_length)) for content in contents
+            ),
+            vocabulary=self._clip.vocabulary,
+            embeddings=tuple(embeddings.used.values()),
+            ignored=tuple(embeddings.ignored.values()),
+            warnings=(*warnings, *embeddings.warnings),
+        )
 
 
 class SD1Tokenizer:
-    """The tokenizers of a CLIP: one, as the attribute ``clip_<clip_name>``."""
+    """The tokenizer of a CLIP: holds an ``SDTokenizer`` as ``clip_<clip_name>``."""
 
     def __init__(
         self,
@@ -247,13 +203,13 @@ class SD1Tokenizer:
         setattr(self, self.clip, make(embedding_directory=embedding_directory, tokenizer_data=data))
 
     def tokenize(self, text: str, *, disable_weights: bool = False) -> TokenizedText:
-        """As ``SDTokenizer.tokenize``."""
+        """Tokenize *text*; see ``SDTokenizer.tokenize``."""
         return self._only.tokenize(text, disable_weights=disable_weights)
 
     def tokenize_with_weights(
         self, text: str, return_word_ids: bool = False, **kwargs: Any
     ) -> dict[str, list[list[tuple[Any, ...]]]]:
-        """The chunks of *text* under the encoder's letter."""
+        """Return the chunks of *text* under the encoder's letter."""
         return {self.clip_name: self._only.tokenize_with_weights(text, return_word_ids, **kwargs)}
 
     def untokenize(

@@ -1,7 +1,8 @@
-"""Textual inversions by name: found inside the given folders, read once, never fatal.
+"""Finds textual inversions by name and caches them; an unusable one is a result, not an error.
 
-The order is fixed, so that a name means the same file everywhere: folders as given, each before its
-subfolders, subfolders by name; in a folder the exact name first, then with each suffix in order.
+The search order is fixed, so that a name means the same file everywhere: folders as given, each
+before its subfolders, subfolders by name; in a folder the exact name first, then
+``EMBEDDING_SUFFIXES`` in order.
 """
 
 import contextlib
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
 
 _BACKSLASH = re.compile(r"(?<=[^\\/])\\(?=[^\\/])")
 
-# A folder changed this recently may change again without a new time stamp.
+# A folder that changed this recently may change again without a new time stamp.
 _CLOCK_TICK_NS = 2_000_000_000
 
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """A usable textual inversion: ``vectors`` (n, width), float32, shared; do not write to them."""
+    """A usable textual inversion; ``vectors`` (n, width), float32, are shared and read-only."""
 
     path: Path
     sha256: str
@@ -40,14 +41,14 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Unusable:
-    """Why there is no embedding of a name. ``path`` is None if there is no file either."""
+    """Why a name has no usable embedding; ``path`` is None if there is no file."""
 
     path: Path | None
     reason: str
 
 
 def load_embedding(name: str, folders: Sequence[str], width: int, key: str) -> Embedding | Unusable:
-    """The embedding called *name*, read again only if its file has changed."""
+    """Load the embedding *name*; its file is read again only if it has changed."""
     path = find_embedding(name, folders)
     if path is None:
         return Unusable(None, f"no file of this name in {', '.join(folders) or 'no folder'}")
@@ -59,10 +60,10 @@ def load_embedding(name: str, folders: Sequence[str], width: int, key: str) -> E
 
 
 def find_embedding(name: str, folders: Sequence[str]) -> Path | None:
-    """The file meant by *name*, which may contain subfolders but never leads out of *folders*."""
+    """Find the file of *name*, which may have subfolders but never leads out of *folders*."""
     if not name:
         return None
-    # Between two names a backslash may be Windows's separator, whatever system this is.
+    # A backslash between two names may be Windows's separator, also on other systems.
     spellings = dict.fromkeys((name, _BACKSLASH.sub("/", name)))
     for spelling in spellings:
         for folder in folders:
@@ -73,7 +74,7 @@ def find_embedding(name: str, folders: Sequence[str]) -> Path | None:
 
 
 def embedding_names(folders: Sequence[str]) -> list[str]:
-    """The names of all files that may be embeddings, without folder and extension, sorted."""
+    """List the names of all files that may be embeddings, without folder and extension, sorted."""
     names: set[str] = set()
     for folder in folders:
         for inner in _subfolders(folder):
@@ -101,7 +102,7 @@ _walks: dict[str, tuple[int, dict[str, int]]] = {}
 
 
 def _subfolders(folder: str) -> list[str]:
-    """*folder* and all folders below it. Walked again only when one of them has changed."""
+    """List *folder* and all folders below it; walk them again only if one of them has changed."""
     if folder in _walks:
         walked, times = _walks[folder]
         if all(
@@ -129,7 +130,7 @@ def _walk(folder: str) -> Iterator[str]:
             with os.scandir(path) as entries:
                 inner = sorted(entry.path for entry in entries if entry.is_dir())
         except OSError:
-            continue  # not there or not ours to read: nothing can be found in it
+            continue  # missing or unreadable: it holds no embedding for us
         pending.extend(reversed(inner))
 
 
@@ -142,7 +143,7 @@ def _changed(folder: str) -> int:
 
 @lru_cache(maxsize=256)
 def _read(path: Path, version: tuple[int, ...], width: int, key: str) -> Embedding | Unusable:
-    """*version* is not looked at: it makes an edited file a new entry of the cache."""
+    """Read a file; *version* is unused, but makes an edited file a new entry of the cache."""
     from .textual_inversion_file import read_vectors
 
     try:

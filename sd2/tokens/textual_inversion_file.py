@@ -1,7 +1,7 @@
-"""The forms in which textual inversions are stored, each read to vectors of one width.
+"""Reads the vectors of textual inversions in every file format.
 
-Which tensor of a file is meant is judged by its width first and by its name second: names lie
-(bundles exist whose ``clip_g`` is CLIP-L's 768 wide), widths cannot.
+A file may have tensors for several text encoders. Their width decides first, their name second,
+because names can be wrong: bundles exist whose ``clip_g`` is 768 wide, as for CLIP-L.
 """
 
 import base64
@@ -26,27 +26,27 @@ _PNG_TENSOR = "TORCHTENSOR"
 
 
 class UnusableEmbeddingError(SD2ClipError):
-    """A file is no textual inversion, or not one for this text encoder."""
+    """A file is not a textual inversion, or one for another text encoder."""
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """``rows`` (n, width), float32 on the CPU and finite; ``dropped`` rows were not."""
+    """``rows`` (n, width), float32 on the CPU and finite, without ``dropped`` rows that are not."""
 
     rows: torch.Tensor
     dropped: int = 0
 
 
 def read_vectors(path: Path, width: int, key: str) -> Vectors:
-    """The vectors of *width* in a file; *key* is the encoder's name in files for several encoders.
+    """Read the vectors of *width*; *key* is the encoder's name in files for several encoders.
 
-    Raises UnusableEmbeddingError, or the errors of reading.
+    Raises UnusableEmbeddingError, UnreadableFileError or OSError.
     """
     with path.open("rb") as file:
         start = file.read(16)
-    # Tensors made in ComfyUI's inference mode could not be used outside of it.
+    # Tensors created in ComfyUI's inference mode cannot be used outside of it.
     with torch.inference_mode(False), torch.no_grad():
-        # Safetensors first: its length, before the brace, may begin like anything.
+        # Safetensors first: the length before the brace may have any bytes.
         if looks_like_safetensors(start):
             found = _read_safetensors(path, width, key)
         elif start.startswith(PNG_SIGNATURE):
@@ -69,7 +69,7 @@ def _choose(content: Any, width: int, key: str) -> list[torch.Tensor]:
 
 
 def _flatten(content: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """All floating-point tensors of nested dicts and lists, in order, named ``outer.inner``."""
+    """Yield the floating-point tensors of nested dicts and lists, named ``outer.inner``."""
     pending: list[tuple[str, Any]] = [("", content)]
     while pending:
         name, value = pending.pop()
@@ -89,7 +89,7 @@ def _flatten(content: Any) -> Iterator[tuple[str, torch.Tensor]]:
 def choose_names(
     shapes: Mapping[str, tuple[int, ...]], width: int, key: str, *, every: bool
 ) -> list[str]:
-    """Which tensors make up the embedding; with *every*, all that fit. Never empty."""
+    """Choose the tensors of the embedding; with *every*, all of *width*. Never empty."""
     fitting = [name for name, shape in shapes.items() if shape[-1:] == (width,) and 0 not in shape]
     if not fitting:
         raise UnusableEmbeddingError(_misfit(shapes, width))

@@ -1,4 +1,4 @@
-"""What became of a text: its tokens in chunks, and everything the user should know about it."""
+"""A text as chunks of tokens, with what there is to report about it."""
 
 import logging
 from collections.abc import Iterator
@@ -16,19 +16,17 @@ Kind: TypeAlias = Literal["start", "token", "embedding", "end", "pad"]
 log = logging.getLogger("sd2_clip")
 _logged: set[tuple[str, str]] = set()
 
-LISTED = 5  # items of one kind that the report writes out
-
 
 class Token(NamedTuple):
-    """A position of a chunk. ``value`` is a vocabulary id, or an embedding's vector (width,)."""
+    """A position of a chunk; ``value`` is a token id, or an embedding's vector (width,)."""
 
     value: "int | torch.Tensor"
     weight: float
-    word: int
-    """Number of the group of tokens that belongs together, from 1; 0 for start, end and pad."""
+    word_id: int
+    """Number of the token's group, from 1; 0 for start, end and pad tokens."""
     kind: Kind
     label: str = ""
-    """How an embedding's vector is called: ``embedding:name[2/4]``."""
+    """The name of an embedding's vector: ``embedding:name[2/4]``."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class UsedEmbedding:
 
 @dataclass(frozen=True)
 class IgnoredEmbedding:
-    """A textual inversion that was asked for and left out."""
+    """A textual inversion that the text names and that is left out."""
 
     name: str
     reason: str
@@ -51,7 +49,7 @@ class IgnoredEmbedding:
 
 @dataclass(frozen=True, eq=False)
 class TokenizedText:
-    """A text as the encoder takes it: chunks of equal length, each ``start … end pad …``."""
+    """A text as the encoder accepts it: chunks of equal length, each ``start … end pad …``."""
 
     chunks: tuple[tuple[Token, ...], ...]
     vocabulary: Vocabulary = field(repr=False)
@@ -60,24 +58,24 @@ class TokenizedText:
     warnings: tuple[str, ...] = ()
 
     def pairs(self, word_ids: bool = False) -> list[list[tuple[Any, ...]]]:
-        """The chunks as ComfyUI passes them: ``(value, weight)``, or with the word id third."""
+        """Return the chunks as ComfyUI passes them: ``(value, weight)`` or ``(…, word id)``."""
         length = 3 if word_ids else 2
         return [[token[:length] for token in chunk] for chunk in self.chunks]
 
     @property
     def token_count(self) -> int:
-        """Tokens of the text and vectors of embeddings, without start, end and pad."""
-        return sum(token.word > 0 for chunk in self.chunks for token in chunk)
+        """Count the tokens of the text and the vectors of embeddings."""
+        return sum(token.word_id > 0 for chunk in self.chunks for token in chunk)
 
     def cut_words(self) -> list[str]:
-        """The words that a chunk's end falls into, with ``|`` where they are cut."""
+        """List the words that a chunk's end cuts, with ``|`` where it does."""
         return list(self._cut_words())
 
     def rows(self) -> list[dict[str, Any]]:
-        """All positions in order, ready for JSON.
+        """Return all positions in order as JSON objects.
 
-        ``id`` is null for an embedding's vector; ``ends_word`` is false where the next token goes
-        on without a blank.
+        ``word`` is the word id; ``id`` is null for an embedding's vector; ``ends_word`` is false if
+        the next token continues the word.
         """
         return [
             {
@@ -85,7 +83,7 @@ class TokenizedText:
                 "text": self._text(token),
                 "weight": token.weight,
                 "chunk": number,
-                "word": token.word,
+                "word": token.word_id,
                 "kind": token.kind,
                 "ends_word": self._ends_word(token),
             }
@@ -94,9 +92,9 @@ class TokenizedText:
         ]
 
     def log_ignored(self) -> None:
-        """Warn of ignored embeddings, once per process for each name and reason.
+        """Log a warning for each ignored embedding, once per process for each name and reason.
 
-        For whoever encodes the text: one who only shows it, perhaps half typed, should not.
+        Only when the text is encoded: text that is merely shown may be half typed.
         """
         for item in self.ignored:
             if (item.name, item.reason) not in _logged:
@@ -104,16 +102,16 @@ class TokenizedText:
                 log.warning("embedding:%s is ignored: %s", item.name, item.reason)
 
     def report(self) -> str:
-        """The counts, what was used, ignored and cut, and the warnings; a line for each."""
+        """Report counts, embeddings used and ignored, cut words and warnings, one line for each."""
         chunks, length = len(self.chunks), len(self.chunks[0])
         counts = f"{_count(self.token_count, 'token')}, {_count(chunks, 'chunk')} of {length}"
         lines = [f"{counts}: conditioning of {chunks * length} rows"]
         if self.embeddings:
             used = [f"{e.name} ({_count(e.rows, 'vector')})" for e in self.embeddings]
-            lines.append(f"embeddings: {and_more(used, LISTED)}")
+            lines.append(f"embeddings: {and_more(used)}")
         lines += [f"ignored: embedding:{item.name}: {item.reason}" for item in self.ignored]
         if cut := self.cut_words():
-            lines.append(f"cut by the end of a chunk: {and_more(cut, LISTED)}")
+            lines.append(f"cut by the end of a chunk: {and_more(cut)}")
         lines += [f"warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)
 
@@ -124,9 +122,9 @@ class TokenizedText:
         return token.kind == "embedding" or self.vocabulary.ends_word(_id(token))
 
     def _cut_words(self) -> Iterator[str]:
-        contents = [[token for token in chunk if token.word] for chunk in self.chunks]
+        contents = [[token for token in chunk if token.word_id] for chunk in self.chunks]
         for before, after in pairwise(contents):
-            if not before or not after or before[-1].word != after[0].word:
+            if not before or not after or before[-1].word_id != after[0].word_id:
                 continue
             last, first = before[-1], after[0]
             if last.kind == first.kind == "embedding":
@@ -134,12 +132,12 @@ class TokenizedText:
             elif not self._ends_word(last):
                 head = [_id(last)]
                 for token in reversed(before[:-1]):
-                    if token.word != last.word or self._ends_word(token):
+                    if token.word_id != last.word_id or self._ends_word(token):
                         break
                     head.append(_id(token))
                 tail = []
                 for token in after:
-                    if token.word != last.word:
+                    if token.word_id != last.word_id:
                         break
                     tail.append(_id(token))
                     if self._ends_word(token):

@@ -99,7 +99,7 @@ def test_meter_reads_the_text_in_the_node_s_syntax(steps: Any) -> None:
 def test_embedding_name_is_completed_with_tab(steps: Any) -> None:
     steps.text.fill("")
     steps.text.press_sequentially("a fox, embedding:sty")
-    offers = steps.page.locator(".sd2c-offer")
+    offers = steps.page.locator(".sd2c-suggestion")
     expect(offers).to_have_count(3)
     steps.shoot("completion")
     steps.text.press("ArrowDown")
@@ -112,7 +112,7 @@ def test_embedding_name_is_completed_with_tab(steps: Any) -> None:
 
 def test_layer_is_shown_in_absolute_terms(steps: Any) -> None:
     layer = steps.meter().locator(".sd2c-layer")
-    expect(layer).to_have_text("layer 23 of 24 (SD2's)")
+    expect(layer).to_have_text("layer 23 of 24 (SD2 default)")
     steps.set_widget("LoadSD2CLIP", "layer", "last")
     expect(layer).to_have_text("layer 24 of 24")
     steps.set_widget("EncodeSD2Text", "stop_at_clip_layer", -5)
@@ -269,16 +269,20 @@ def test_help_page_of_a_node_is_shown(steps: Any) -> None:
     assert response.value.ok
 
 
-def test_texts_follow_the_language(steps: Any) -> None:
-    set_it = "(value) => app.extensionManager.setting.set('Comfy.Locale', value)"
-    steps.page.evaluate(set_it, "zh")
+@pytest.mark.parametrize(("locale", "chunk"), [("ko", "청크 1개"), ("zh-TW", "1 個分塊")])
+def test_panels_have_the_language_of_the_frontend(steps: Any, locale: str, chunk: str) -> None:
+    choose = "(locale) => app.extensionManager.setting.set('Comfy.Locale', locale)"
+    steps.page.evaluate(choose, locale)
     try:
         steps.page.reload()
         steps.page.wait_for_function(READY, timeout=90_000)
         steps.load(example("first_steps", GOOD))
-        expect(steps.meter().locator(".sd2c-counts")).to_contain_text("个分块")
-        steps.shoot("chinese")
+        expect(steps.meter().locator(".sd2c-counts")).to_contain_text(chunk)
+        steps.set_widget("LoadSD2CLIP", "clip_name", WRONG)
+        expect(steps.card.locator(".sd2c-alternatives")).to_be_visible()
+        expect(steps.card).not_to_contain_text("Choose instead")
+        steps.shoot(f"language-{locale}")
     finally:
-        steps.page.evaluate(set_it, "en")
+        steps.page.evaluate(choose, "en")
         steps.page.reload()
         steps.page.wait_for_function(READY, timeout=90_000)

@@ -243,6 +243,7 @@ def test_last_layer_of_23_is_the_penultimate_with_a_warning(comfyui: ComfyUI) ->
     found = results(comfyui, graph, last=encode(graph, last), default=encode(graph, clip))
     assert_same(found["last"], found["default"])
     assert "the file has only 23" in comfyui.log_text()
+    assert "comes from layer 23 and is not projected: the file has no" in comfyui.log_text()
 
 
 def test_clipsave_comes_back_through_both_loaders(comfyui: ComfyUI) -> None:

@@ -1,7 +1,9 @@
 import pytest
 from fake_graph import NODES, fake_node, node
+from sd2_clip.headless.graph import parse_prompt
 from sd2_clip.headless.overrides import apply_overrides
-from sd2_clip.headless.workflow_errors import OverrideError
+from sd2_clip.headless.workflow import read_prompt
+from sd2_clip.headless.workflow_errors import WorkflowError
 
 CLASSES = {
     **NODES,
@@ -21,9 +23,13 @@ PROMPT = {
 }
 
 
+def overridden(*overrides):
+    return apply_overrides(read_prompt(PROMPT, CLASSES), overrides)
+
+
 def changed(override):
     """The inputs that differ after an override, as (node, input, value)."""
-    after = apply_overrides(PROMPT, [override], CLASSES)
+    after = overridden(override).prompt
     return [
         (key, name, value)
         for key in after
@@ -61,12 +67,18 @@ def test_override_changes_one_input(override, expected):
 
 
 def test_prompt_itself_is_not_changed():
-    apply_overrides(PROMPT, ["3.value=9"], CLASSES)
+    overridden("3.value=9")
     assert PROMPT["3"]["inputs"]["value"] == 1
 
 
 def test_later_override_wins():
-    assert apply_overrides(PROMPT, ["3.value=1", "3.value=2"], CLASSES)["3"]["inputs"]["value"] == 2
+    assert overridden("3.value=1", "3.value=2").prompt["3"]["inputs"]["value"] == 2
+
+
+def test_graph_is_that_of_the_changed_prompt():
+    changes = ('7.sizes=["3", 0]', "7.strength=0.5", "3.value=[1]", "7.text=x")
+    workflow = overridden(*changes)
+    assert workflow.graph == parse_prompt(workflow.prompt)
 
 
 @pytest.mark.parametrize(
@@ -82,5 +94,5 @@ def test_later_override_wins():
     ],
 )
 def test_what_cannot_be_overridden_is_explained(override, words):
-    with pytest.raises(OverrideError, match=words):
-        apply_overrides(PROMPT, [override], CLASSES)
+    with pytest.raises(WorkflowError, match=words):
+        overridden(override)

@@ -5,7 +5,7 @@ import zlib
 import pytest
 from fake_graph import NODES, node
 from sd2_clip.headless.workflow import load_workflow
-from sd2_clip.headless.workflow_errors import NotAWorkflowError, WorkflowError
+from sd2_clip.headless.workflow_errors import WorkflowError
 
 PROMPT = {"1": node("Number", value=3, title="Ünïcode 猫"), "2": node("Show", value=["1", 0])}
 UI = {
@@ -137,5 +137,5 @@ def test_what_is_no_workflow_is_named(tmp_path, data, words):
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(NotAWorkflowError, match=r"nothing\.json: No such file"):
+    with pytest.raises(WorkflowError, match=r"nothing\.json: No such file"):
         load_workflow(tmp_path / "nothing.json", NODES)

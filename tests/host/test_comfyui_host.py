@@ -1,4 +1,4 @@
-"""The host inside ComfyUI, against stand-ins for ComfyUI's modules: what is asked, set and moved.
+"""The host inside ComfyUI, against fakes of ComfyUI's modules: what is asked, set and moved.
 
 The real ComfyUI is in ``tests/comfyui``; here are the decisions that need a GPU there.
 """
@@ -8,146 +8,37 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from types import ModuleType, SimpleNamespace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import tiny
 import torch
+from fake_comfyui import CPU, GPU0, GPU1, FakeComfy, ManualCast, NewCLIP, OldCLIP, OldManualCast
 from sd2_clip import host as hosts
-from sd2_clip.host.interface import Placement
+from sd2_clip.host.interface import DevicePlacement
 from sd2_clip.sd2.errors import OptionError, SD2ClipError
 from sd2_clip.sd2.lora.weight_adapters import Change, LoRA
 from sd2_clip.sd2.model import ops as operations
-
-CPU = torch.device("cpu")
-GPU0, GPU1 = torch.device("cuda", 0), torch.device("cuda", 1)
-
-
-class Patcher:
-    """Remembers devices; moves nothing."""
-
-    def __init__(self, model: Any, load_device: torch.device, offload_device: torch.device) -> None:
-        self.model = model
-        self.load_device = load_device
-        self.offload_device = offload_device
-
-
-class NewCLIP:
-    """``comfy.sd.CLIP`` as it is today, as far as it touches its arguments."""
-
-    def __init__(
-        self,
-        target: Any = None,
-        embedding_directory: Any = None,
-        no_init: bool = False,
-        tokenizer_data: Any = None,
-        parameters: int = 0,
-        state_dict: Any = (),
-        model_options: Any = None,
-        disable_dynamic: bool = False,
-    ) -> None:
-        options = model_options or {}
-        self.disable_dynamic = disable_dynamic
-        params = target.params.copy()
-        params["dtype"] = options["dtype"]
-        params["device"] = options["initial_device"]
-        params["model_options"] = options
-        self.cond_stage_model = target.clip(**params)
-        self.tokenizer = target.tokenizer(
-            embedding_directory=embedding_directory, tokenizer_data=tokenizer_data
-        )
-        self.patcher = Patcher(
-            self.cond_stage_model, options["load_device"], options["offload_device"]
-        )
-        self.patcher.cached_patcher_init = None
-
-
-class OldCLIP:
-    """``comfy.sd.CLIP`` of December 2023."""
-
-    def __init__(
-        self, target: Any = None, embedding_directory: Any = None, no_init: bool = False
-    ) -> None:
-        params = target.params.copy()
-        params["device"], params["dtype"] = CPU, torch.float16
-        self.cond_stage_model = target.clip(**params)
-        self.tokenizer = target.tokenizer(embedding_directory=embedding_directory)
-        self.patcher = Patcher(self.cond_stage_model, GPU0, CPU)
-        self.patcher.current_device = CPU
-
-
-class ManualCast:
-    Linear = operations.Linear
-    LayerNorm = operations.LayerNorm
-
-    class Embedding(torch.nn.Embedding):
-        """Known again by its class."""
-
-
-class OldManualCast:
-    Linear = operations.Linear
-    LayerNorm = operations.LayerNorm
-
-
-class FakeComfy:
-    """All modules of ComfyUI that the host touches; tests change them."""
-
-    def __init__(self) -> None:
-        self.folders = SimpleNamespace(
-            folder_names_and_paths={},
-            get_folder_paths=self._folder_paths,
-            get_input_directory=lambda: "in",
-            get_output_directory=lambda: "out",
-        )
-        self.management = SimpleNamespace(
-            get_torch_device=lambda: GPU0,
-            get_all_torch_devices=lambda: [GPU0, GPU1],
-            text_encoder_device=lambda: GPU0,
-            text_encoder_offload_device=lambda: CPU,
-            text_encoder_dtype=lambda device: torch.float16,
-            intermediate_device=lambda: CPU,
-            supports_cast=lambda device, dtype: True,
-        )
-        self.ops = SimpleNamespace(manual_cast=ManualCast)
-        self.sd = SimpleNamespace(CLIP=NewCLIP)
-        self.lora = SimpleNamespace(load_lora=lambda lora, to_load: {})
-
-    def _folder_paths(self, kind: str) -> list[str]:
-        paths: list[str] = self.folders.folder_names_and_paths[kind][0]
-        return list(paths)
-
-    def only_cpu(self) -> None:
-        self.management.get_torch_device = lambda: CPU
-        self.management.get_all_torch_devices = lambda: [CPU]
-        self.management.text_encoder_device = lambda: CPU
 
 
 @pytest.fixture
 def comfy(monkeypatch: pytest.MonkeyPatch) -> FakeComfy:
     fake = FakeComfy()
-    package = ModuleType("comfy")
-    modules = {
-        "comfy.model_management": fake.management,
-        "comfy.ops": fake.ops,
-        "comfy.sd": fake.sd,
-        "comfy.lora": fake.lora,
-    }
-    for name, module in modules.items():
-        setattr(package, name.partition(".")[2], module)
+    for name, module in fake.modules().items():
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setitem(sys.modules, "comfy", package)
-    monkeypatch.setitem(sys.modules, "folder_paths", fake.folders)
     return fake
 
 
 @pytest.fixture
 def module(comfy: FakeComfy) -> Iterator[Any]:
     yield importlib.import_module("sd2_clip.host.comfyui")
-    del sys.modules["sd2_clip.host.comfyui"]  # it has the stand-ins inside
+    del sys.modules["sd2_clip.host.comfyui"]  # it has imported the fakes
 
 
 @pytest.fixture
@@ -155,9 +46,9 @@ def host(module: Any) -> Any:
     return module.ComfyUIHost()
 
 
-def build(host: Any, placement: Placement | None = None, **changes: Any) -> Any:
+def build(host: Any, placement: DevicePlacement | None = None, **changes: Any) -> Any:
     arguments = {
-        "placement": placement or Placement(GPU0, CPU, torch.float16),
+        "source": tiny.Source(placement or DevicePlacement(GPU0, CPU, torch.float16)),
         "embedding_directory": [],
         "layer": "penultimate",
         "layer_idx": None,
@@ -230,7 +121,7 @@ PLACES: dict[str, tuple[dict[str, Any], str, torch.dtype | None, tuple[Any, ...]
 
 
 @pytest.mark.parametrize(("flags", "device", "dtype", "expected"), PLACES.values(), ids=PLACES)
-def test_place(
+def test_select_device(
     host: Any,
     comfy: FakeComfy,
     flags: dict[str, Any],
@@ -239,20 +130,20 @@ def test_place(
     expected: tuple[Any, ...],
 ) -> None:
     vars(comfy.management).update(flags)
-    found = host.place(device, dtype)
+    found = host.select_device(device, dtype)
     assert (found.load_device, found.offload_device, found.dtype) == expected
     assert found.notes == ()
 
 
 def test_an_absent_gpu_falls_back_with_a_note(host: Any) -> None:
-    found = host.place("gpu:5", None)
+    found = host.select_device("gpu:5", None)
     assert found.load_device == GPU0
-    assert found.notes == ("device gpu:5 is not there (ComfyUI has gpu:0, gpu:1); using cuda:0.",)
+    assert found.notes == ("device gpu:5 does not exist (ComfyUI has gpu:0, gpu:1); using cuda:0.",)
 
 
 def test_a_gpu_where_comfyui_has_none_falls_back_to_the_cpu(host: Any, comfy: FakeComfy) -> None:
     comfy.only_cpu()
-    found = host.place("gpu:0", None)
+    found = host.select_device("gpu:0", None)
     assert found.load_device == CPU
     assert "no GPU" in found.notes[0]
 
@@ -261,20 +152,20 @@ def test_a_dtype_that_the_device_cannot_cast_goes_to_the_other_device(
     host: Any, comfy: FakeComfy
 ) -> None:
     comfy.management.supports_cast = lambda device, dtype: device.type == "cpu"
-    found = host.place("auto", torch.bfloat16)
+    found = host.select_device("auto", torch.bfloat16)
     assert found.load_device == CPU
     assert "cannot compute with bfloat16" in found.notes[0]
 
 
 def test_2023_knew_no_casts_to_ask_for(host: Any, comfy: FakeComfy) -> None:
     del comfy.management.supports_cast
-    assert host.place("auto", torch.bfloat16).load_device == GPU0
+    assert host.select_device("auto", torch.bfloat16).load_device == GPU0
 
 
 def test_the_dtype_is_asked_for_the_device_that_was_chosen(host: Any, comfy: FakeComfy) -> None:
     asked = []
     comfy.management.text_encoder_dtype = lambda device: asked.append(device) or torch.float16
-    host.place("gpu:1", None)
+    host.select_device("gpu:1", None)
     assert asked == [GPU1]
 
 
@@ -286,7 +177,7 @@ def test_devices_of_the_patcher_are_the_placements(
     host: Any, comfy: FakeComfy, clip_class: type
 ) -> None:
     comfy.sd.CLIP = clip_class
-    clip = build(host, Placement(GPU1, CPU, torch.float16))
+    clip = build(host, DevicePlacement(GPU1, CPU, torch.float16))
     assert (clip.patcher.load_device, clip.patcher.offload_device) == (GPU1, CPU)
     assert clip.cond_stage_model.device == CPU
 
@@ -296,7 +187,7 @@ def test_weights_have_the_placements_dtype_whatever_core_would_choose(
     host: Any, comfy: FakeComfy, clip_class: type
 ) -> None:
     comfy.sd.CLIP = clip_class
-    clip = build(host, Placement(CPU, CPU, torch.bfloat16))
+    clip = build(host, DevicePlacement(CPU, CPU, torch.bfloat16))
     model = clip.cond_stage_model
     assert model.dtypes == {torch.bfloat16}
     assert model.clip_h.transformer.text_projection.weight.dtype == torch.bfloat16
@@ -337,7 +228,7 @@ def test_layer_classes_may_be_given(host: Any) -> None:
 
 def test_results_go_where_comfyui_keeps_what_is_between_nodes(host: Any, comfy: FakeComfy) -> None:
     comfy.management.intermediate_device = lambda: torch.device("meta")
-    clip = build(host, Placement(CPU, CPU, torch.float32))
+    clip = build(host, DevicePlacement(CPU, CPU, torch.float32))
     cond, pooled = clip.cond_stage_model.encode_token_weights(
         clip.tokenizer.tokenize_with_weights("")
     )
@@ -353,12 +244,9 @@ def test_the_tokenizer_takes_vectors_of_the_encoders_width(host: Any) -> None:
 def test_a_second_patcher_is_built_from_the_file(host: Any) -> None:
     clip = build(host)
     model = clip.cond_stage_model
-    model.source = SimpleNamespace(read=tiny.state_dict)
-    model.clip_h.identity_layers = frozenset({3})
     factory, arguments = clip.patcher.cached_patcher_init
     twin = factory(*arguments, disable_dynamic=True)
     assert twin.model is not model
-    assert twin.model.clip_h.identity_layers == {3}
     own = twin.model.state_dict()
     for name, tensor in model.state_dict().items():
         assert torch.equal(own[name], tensor)
@@ -366,9 +254,66 @@ def test_a_second_patcher_is_built_from_the_file(host: Any) -> None:
             assert own[name].data_ptr() != tensor.data_ptr()
 
 
+def test_the_encoder_and_a_second_one_get_the_facts_of_their_source(host: Any) -> None:
+    source = tiny.Source(DevicePlacement(CPU, CPU, torch.float32), frozenset({3}), True)
+    clip = build(host, source=source)
+    factory, arguments = clip.patcher.cached_patcher_init
+    for model in (clip.cond_stage_model, factory(*arguments).model):
+        assert model.source is source
+        assert model.clip_h.setup.placeholder_layers == {3}
+        assert model.clip_h.setup.placeholder_projection
+        assert model.clip_h.setup.cache is None
+
+
 def test_where_no_second_patcher_is_asked_for_none_is_offered(host: Any, comfy: FakeComfy) -> None:
     comfy.sd.CLIP = OldCLIP
     assert not hasattr(build(host).patcher, "cached_patcher_init")
+
+
+# What is imported
+
+ROOT = Path(__file__).parents[2]
+
+CHILD = """
+import sys, types
+sys.path[:0] = [SUPPORT]
+import torch
+
+module = torch.nn.modules.module
+public = types.ModuleType(module.__name__)
+vars(public).update({n: v for n, v in vars(module).items() if not n.startswith("_")})
+sys.modules[module.__name__] = torch.nn.modules.module = public
+
+from fake_comfyui import FakeComfy
+comfy = FakeComfy()
+comfy.only_cpu()
+sys.modules.update(comfy.modules())
+import sd2_clip
+clip = sd2_clip.load_clip(FILE, dtype="fp32", model_options={"clip_h_model_config": CONFIG})
+assert type(sd2_clip.host.current()).__name__ == "ComfyUIHost"
+tokens = clip.tokenizer.tokenize_with_weights("a (cat:1.2)")
+cond, pooled = clip.cond_stage_model.encode_token_weights(tokens)
+assert cond.shape == (1, 77, 32) and cond.isfinite().all() and pooled.isfinite().all()
+print(*(name for name in sys.modules if name.startswith("sd2_clip.")))
+"""
+
+
+def test_inside_comfyui_no_private_name_of_torch_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "sd2_clip").symlink_to(ROOT, target_is_directory=True)
+    values = {
+        "SUPPORT": str(ROOT / "tests" / "support"),
+        "FILE": str(tiny.GOLDEN / "tiny_text_encoder.safetensors"),
+        "CONFIG": tiny.CONFIG,
+    }
+    program = "".join(f"{name} = {value!r}\n" for name, value in values.items()) + CHILD
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    imported = set(done.stdout.split())
+    assert "sd2_clip.sd2.model.sd_clip" in imported
+    for name in ("ops", "onednn", "encode_cache", "weights_fingerprint"):
+        assert f"sd2_clip.sd2.model.{name}" not in imported
 
 
 # LoRA
@@ -479,7 +424,7 @@ def refuse(question: dict[str, Any]) -> dict[str, Any]:
     [
         (refuse, "{}", "no such file"),
         (lambda q: {"error": "said so"}, "{}", "said so"),
-        (lambda q: {}, "[1]", "A JSON object was expected."),
+        (lambda q: {}, "[1]", "not a JSON object"),
         (lambda q: {}, "{", "Expecting property name"),
         (lambda q: {}, "[" * 100_000, "not JSON"),
         (lambda q: {}, "9" * 5000, "JSON"),

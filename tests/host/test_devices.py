@@ -22,7 +22,7 @@ CPU, FIRST, SECOND = torch.device("cpu"), torch.device("cuda", 0), torch.device(
 )
 def test_a_device_that_is_there_is_taken(gpus, name, dtype, device, chosen_dtype, monkeypatch):
     monkeypatch.setattr(devices, "accelerators", lambda: gpus)
-    placement = devices.choose(name, dtype)
+    placement = devices.select_device(name, dtype)
     assert (placement.load_device, placement.offload_device) == (device, device)
     assert placement.dtype == chosen_dtype
     assert placement.notes == ()
@@ -34,7 +34,7 @@ def test_a_device_that_is_there_is_taken(gpus, name, dtype, device, chosen_dtype
 )
 def test_an_absent_device_falls_back_and_is_named(gpus, name, fallback, there, monkeypatch):
     monkeypatch.setattr(devices, "accelerators", lambda: gpus)
-    placement = devices.choose(name, None)
+    placement = devices.select_device(name, None)
     assert placement.load_device == fallback
     (note,) = placement.notes
     assert name in note
@@ -44,4 +44,4 @@ def test_an_absent_device_falls_back_and_is_named(gpus, name, fallback, there, m
 @pytest.mark.parametrize("name", ["tpu", "gpu:-1", "gpu:x", ""])
 def test_an_unknown_device_is_an_error(name):
     with pytest.raises(OptionError, match="Choose auto, cpu"):
-        devices.choose(name, None)
+        devices.select_device(name, None)

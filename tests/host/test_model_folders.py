@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from sd2_clip.host.model_folders import CLIP_KINDS, ModelNotFoundError, list_models, resolve_model
-from sd2_clip.host.standalone import ModelFoldersError, StandaloneHost
+from sd2_clip.host.standalone import StandaloneHost
 
 
 def touch(path: Path) -> Path:
@@ -64,52 +64,3 @@ def test_a_link_that_leads_back_is_walked_once(standalone, models):
     touch(models / "checkpoints/sd/v2.ckpt")
     (models / "checkpoints/sd/again").symlink_to(models / "checkpoints")
     assert list_models(standalone, ["checkpoints"]) == ["sd/v2.ckpt"]
-
-
-def test_a_comfyui_folder_serves_its_models(tmp_path):
-    file = touch(tmp_path / "ComfyUI/models/clip/sd2.safetensors")
-    runs_in = StandaloneHost([tmp_path / "ComfyUI"])
-    assert resolve_model(runs_in, CLIP_KINDS, "sd2.safetensors") == file
-
-
-def test_any_folder_of_model_files_will_do(tmp_path):
-    file = touch(tmp_path / "downloads/sd2.safetensors")
-    runs_in = StandaloneHost([tmp_path / "downloads"])
-    assert list_models(runs_in, CLIP_KINDS) == ["sd2.safetensors"]
-    assert resolve_model(runs_in, CLIP_KINDS, "sd2.safetensors") == file
-
-
-def test_loose_files_count_beside_folders(tmp_path):
-    file = touch(tmp_path / "downloads/sd2.safetensors")
-    touch(tmp_path / "downloads/embeddings/style.pt")
-    runs_in = StandaloneHost([tmp_path / "downloads"])
-    assert resolve_model(runs_in, CLIP_KINDS, "sd2.safetensors") == file
-    assert list(runs_in.model_folders("embeddings")) == [tmp_path / "downloads/embeddings"]
-
-
-def test_extra_model_paths_are_read(tmp_path):
-    first = touch(tmp_path / "a1111/models/Stable-diffusion/v2.ckpt")
-    second = touch(tmp_path / "a1111/more/v2b.ckpt")
-    file = tmp_path / "extra_model_paths.yaml"
-    file.write_text(
-        "a111:\n  base_path: a1111/\n  is_default: true\n"
-        "  checkpoints: |\n    models/Stable-diffusion\n    more\n"
-        "  embeddings: embeddings\nempty:\n"
-    )
-    runs_in = StandaloneHost([file])
-    assert resolve_model(runs_in, CLIP_KINDS, "v2.ckpt") == first
-    assert resolve_model(runs_in, CLIP_KINDS, "v2b.ckpt") == second
-    assert runs_in.model_folders("embeddings") == []  # it does not exist
-
-
-@pytest.mark.parametrize("text", ["just words", "- a\n- b", "a: [unclosed", "a: words"])
-def test_an_unusable_yaml_is_named(text, tmp_path):
-    file = tmp_path / "extra_model_paths.yaml"
-    file.write_text(text)
-    with pytest.raises(ModelFoldersError, match="extra_model_paths"):
-        StandaloneHost([file])
-
-
-def test_a_missing_models_folder_is_an_error(tmp_path):
-    with pytest.raises(ModelFoldersError, match="does not exist"):
-        StandaloneHost([tmp_path / "nowhere"])

@@ -4,7 +4,7 @@ import pytest
 import tiny
 import torch
 from sd2_clip.host.standalone_clip import StandaloneClip
-from sd2_clip.sd2.model.encode_cache import Recall
+from sd2_clip.sd2.model.encoder_setup import EncoderSetup
 from sd2_clip.sd2.sd2_tokenizer import SD2Tokenizer
 
 TEXT = "a (cat:1.2)"
@@ -60,39 +60,20 @@ def test_saved_and_loaded_weights_give_the_same_conditioning(clip):
 
 
 @pytest.mark.parametrize("full_model", [False, True])
-def test_loaded_weights_are_no_longer_those_of_the_file(clip, full_model):
-    clip.cond_stage_model.source = "a file"
+def test_loaded_weights_have_no_source(full_model):
+    clip = StandaloneClip(tiny.text_encoder(setup=EncoderSetup(source="a file")), SD2Tokenizer())
     start = "clip_h.transformer." if full_model else ""
     sd = {start + name: tensor for name, tensor in tiny.state_dict().items()}
     clip.load_sd(sd, full_model=full_model)
     assert clip.cond_stage_model.source is None
 
 
-def identity_layer(clip):
-    """The last layer, as it is completed where a file has none."""
-    layer = clip.cond_stage_model.clip_h.transformer.text_model.encoder.layers[3]
-    with torch.no_grad():
-        for linear in (layer.self_attn.out_proj, layer.mlp.fc2):
-            linear.weight.zero_()
-            linear.bias.zero_()
-    clip.cond_stage_model.clip_h.identity_layers = frozenset([3])
-
-
-@pytest.mark.parametrize(
-    ("loaded", "left"),
-    [(lambda name: True, set()), (lambda name: ".layers.3." not in name, {3})],
-    ids=["with-the-layer", "without-it"],
-)
-def test_a_layer_is_missing_until_it_is_loaded(clip, loaded, left):
-    identity_layer(clip)
-    clip.load_sd({name: t for name, t in tiny.state_dict().items() if loaded(name)})
-    assert clip.cond_stage_model.clip_h.identity_layers == left
-
-
-def test_a_completed_layer_that_was_saved_is_still_missing(clip):
-    identity_layer(clip)
-    clip.load_sd({name: t.clone() for name, t in clip.get_sd().items()}, full_model=True)
-    assert clip.cond_stage_model.clip_h.identity_layers == {3}
+def test_a_patched_copy_keeps_the_facts_about_the_weights():
+    facts = EncoderSetup(placeholder_layers=frozenset({3}), source=object())
+    clip = StandaloneClip(tiny.text_encoder(setup=facts), SD2Tokenizer())
+    name = "clip_h.transformer.text_model.encoder.layers.0.mlp.fc1.weight"
+    clip.add_patches({name: lambda weight, strength: weight + strength})
+    assert clip.cond_stage_model.clip_h.setup == facts
 
 
 def test_unknown_tokenizer_arguments_are_ignored(clip):
@@ -105,12 +86,12 @@ def test_pooled_is_computed_only_if_asked_for(clip):
     tokens = clip.tokenize(TEXT)
     expected = clip.encode_from_tokens(tokens)
     last = clip.cond_stage_model.clip_h.transformer.text_model.encoder.layers[-1]
-    last.forward = last.row = None  # as it would fail
+    last.forward = last.forward_at = None  # as it would fail
     torch.testing.assert_close(clip.encode_from_tokens(tokens), expected)
 
 
-def test_patches_meet_a_handle_that_remembers_its_prompts(clip):
-    clip.cond_stage_model.clip_h.recall = Recall()
+def test_patches_count_although_results_are_cached():
+    clip = StandaloneClip(tiny.caching_text_encoder(), SD2Tokenizer())
     before = clip.encode(TEXT)
     name = "clip_h.transformer.text_model.encoder.layers.0.mlp.fc1.weight"
     patched = clip.clone()

@@ -11,7 +11,7 @@ for (const [text, expected] of [
 ]) {
   test(`a name is being typed in ${text}`, () => {
     const caret = text.indexOf("|");
-    assert.equal(embeddingQuery(text.replace("|", ""), caret)?.typed, expected);
+    assert.equal(embeddingQuery(text.replace("|", ""), caret)?.prefix, expected);
   });
 }
 
@@ -36,9 +36,9 @@ test("names that begin so come before names that contain it, whatever the case",
   assert.deepEqual(names("style"), ["style-ink", "Style-Oil", "oil-style"]);
 });
 
-test("no more are offered than the limit", () => assert.equal(names("", 2).length, 2));
+test("no more are suggested than the limit", () => assert.equal(names("", 2).length, 2));
 
-test("a complete name needs no offer", () => assert.deepEqual(names("bad-hands"), []));
+test("a complete name has no suggestions", () => assert.deepEqual(names("bad-hands"), []));
 
 test("embeddings of another width come last", () => {
   const sd1 = { name: "style-a", vectors: 1, width: 768 };

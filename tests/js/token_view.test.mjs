@@ -6,7 +6,7 @@ import {
   chunksOf,
   countsOf,
   headingAndRest,
-  MOST_CHIPS,
+  MAX_CHIPS,
   sizeText,
   weightColour,
   weightText,
@@ -26,7 +26,7 @@ test("each token becomes a chip of its chunk", () => {
   assert.deepEqual(chunks.map((one) => one.number), [1, 2]);
 });
 
-test("vectors of one embedding are one chip that knows their number", () => {
+test("vectors of one embedding are one chip with their count", () => {
   const vector = (n) => row(`embedding:oil[${n}/3]`, { id: null, kind: "embedding", word: 2 });
   const [{ chips, count }] = chunksOf(answer([vector(1), vector(2), vector(3), row("x")]));
   assert.deepEqual(chips.map((chip) => [chip.text, chip.ids.length]), [["oil", 3], ["x", 1]]);
@@ -57,13 +57,13 @@ test("a token inside a word joins the next", () => {
 });
 
 test("very long texts are counted to the end and drawn in part", () => {
-  const rows = Array.from({ length: MOST_CHIPS + 50 }, (_, i) => row(`t${i}`, { word: i + 1 }));
+  const rows = Array.from({ length: MAX_CHIPS + 50 }, (_, i) => row(`t${i}`, { word: i + 1 }));
   const [{ chips, count }] = chunksOf(answer(rows));
-  assert.equal(chips.length, MOST_CHIPS);
-  assert.equal(count, MOST_CHIPS + 50);
+  assert.equal(chips.length, MAX_CHIPS);
+  assert.equal(count, MAX_CHIPS + 50);
 });
 
-test("what is behind the first chunk has spilled", () => {
+test("tokens after the first chunk have spilled", () => {
   const rows = [...Array(75).fill(row("a")), row("b", { chunk: 1 }), row("c", { chunk: 1 })];
   assert.deepEqual(countsOf(answer(rows, 2)), {
     perChunk: [75, 2], capacity: 75, last: 2, spilled: 2,
@@ -74,7 +74,7 @@ test("an empty text has one empty chunk", () => {
   assert.deepEqual(countsOf(answer([])), { perChunk: [0], capacity: 75, last: 0, spilled: 0 });
 });
 
-test("colours tell heavy, light, plain and negative weights apart", () => {
+test("heavy, light and negative weights have different colours, weight 1 none", () => {
   const hues = [1.3, 0.7, -1].map((weight) => weightColour(weight).hue);
   assert.equal(new Set(hues).size, 3);
   assert.equal(weightColour(1).strength, 0);

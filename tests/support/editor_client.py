@@ -16,6 +16,17 @@ LONGEST = 20
 """Seconds that anything may take."""
 
 
+WAIT = {"9": {"class_type": "Wait", "inputs": {}}}
+
+
+def show(value: int) -> dict[str, Any]:
+    """A prompt that shows a number."""
+    return {
+        "1": {"class_type": "Number", "inputs": {"value": value}},
+        "2": {"class_type": "Show", "inputs": {"value": ["1", 0]}},
+    }
+
+
 class EditorFiles:
     def __init__(self, root: Path) -> None:
         self.root = root

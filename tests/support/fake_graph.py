@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
+
+from sd2_clip.headless.execution.executor import Executor
+from sd2_clip.headless.execution.run_graph import Execution
+from sd2_clip.headless.validation.validate import Validation, validate
+from sd2_clip.headless.workflow import read_prompt
 
 INT = ("INT", {"default": 0})
 STRING = ("STRING", {})
@@ -81,3 +86,45 @@ class EventLog:
 
     def of(self, event: str) -> list[dict[str, Any]]:
         return [data for name, data in self.events if name == event]
+
+
+def validated(
+    prompt: Any, classes: Mapping[str, type] = NODES, targets: Collection[str] | None = None
+) -> Validation:
+    """The prompt, read and validated."""
+    return validate(read_prompt(prompt, classes), targets)
+
+
+def executed(
+    prompt: Any,
+    classes: Mapping[str, type] | None = None,
+    executor: Executor | None = None,
+    **options: Any,
+) -> Execution:
+    """A run of a good prompt over ``NODES`` and *classes*, with no results before it."""
+    validation = validated(prompt, {**NODES, **(classes or {})})
+    assert validation.ok, validation.lines()
+    return (executor or Executor()).execute(validation, **options)
+
+
+def shown(prompt: Any, classes: Mapping[str, type] | None = None) -> list[Any]:
+    """What the node "show" received, over all its calls."""
+    execution = executed(prompt, classes)
+    assert execution.status == "success", str(execution.error)
+    return execution.outputs["show"]["shown"]
+
+
+LIST = fake_node(
+    lambda items: (items,), required={"items": ("*", {})}, returns=("*",), OUTPUT_IS_LIST=(True,)
+)
+
+
+def listed(*items: Any) -> dict[str, Any]:
+    """A node of the class ``LIST``."""
+    return node("List", items={"__value__": list(items)})
+
+
+def only_problem(validation: Validation, node_id: str) -> Any:
+    """The one problem of a node."""
+    (problem,) = validation.bad_nodes[node_id].problems
+    return problem

@@ -1,12 +1,16 @@
 """A tiny SD2 text encoder (32 wide, 4 layers) and ComfyUI's results on it."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from sd2_clip.clip.load_clip import load_clip
+from sd2_clip.host.interface import DevicePlacement
+from sd2_clip.sd2.model.encode_cache import EncodeCache
+from sd2_clip.sd2.model.encoder_setup import SETUP_KEY, EncoderSetup
 from sd2_clip.sd2.sd2_clip import SD2ClipModel, build_text_encoder
 
 GOLDEN = Path(__file__).parent.parent / "data" / "golden"
@@ -19,8 +23,52 @@ def state_dict() -> dict[str, torch.Tensor]:
     return load_file(GOLDEN / "tiny_text_encoder.safetensors")
 
 
-def text_encoder(dtype: torch.dtype = torch.float32, **options: Any) -> SD2ClipModel:
-    return build_text_encoder(state_dict(), dtype=dtype, model_options=MODEL_OPTIONS, **options)
+def text_encoder(
+    dtype: torch.dtype = torch.float32, *, setup: EncoderSetup | None = None, **options: Any
+) -> SD2ClipModel:
+    model_options = {**MODEL_OPTIONS, SETUP_KEY: setup or EncoderSetup()}
+    return build_text_encoder(state_dict(), dtype=dtype, model_options=model_options, **options)
+
+
+def caching_text_encoder() -> SD2ClipModel:
+    return text_encoder(setup=EncoderSetup(cache=EncodeCache()))
+
+
+def short_state_dict() -> dict[str, torch.Tensor]:
+    """The same encoder with placeholders for its last layer and its projection."""
+    tensors = state_dict()
+    for name in tensors:
+        if ".layers.3." in name and ("out_proj" in name or "fc2" in name):
+            tensors[name] = torch.zeros_like(tensors[name])
+    tensors["text_projection.weight"] = torch.eye(32, dtype=torch.float16)
+    return tensors
+
+
+SHORT_SETUP = EncoderSetup(placeholder_layers=frozenset({3}), placeholder_projection=True)
+
+
+def short_text_encoder() -> SD2ClipModel:
+    """The encoder of ``short_state_dict``, which knows of its placeholders."""
+    options = {**MODEL_OPTIONS, SETUP_KEY: SHORT_SETUP}
+    return build_text_encoder(short_state_dict(), dtype=torch.float32, model_options=options)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A ``WeightsSource`` that reads the tiny encoder."""
+
+    placement: DevicePlacement
+    placeholder_layers: frozenset[int] = frozenset()
+    placeholder_projection: bool = False
+
+    def read(self) -> dict[str, torch.Tensor]:
+        return state_dict()
+
+    def describe(self) -> str:
+        return "the tiny encoder"
+
+    def digest(self) -> str:
+        return "0" * 64
 
 
 def mapped_text_encoder(folder: Path) -> SD2ClipModel:

@@ -1,7 +1,8 @@
 import pytest
 from fake_graph import fake_node
-from sd2_clip.headless.editor_format.to_prompt import convert_ui_workflow
-from sd2_clip.headless.workflow_errors import BrokenWorkflowError
+from sd2_clip.headless.editor_format.to_prompt import workflow_to_prompt
+from sd2_clip.headless.node_class import NodeClasses
+from sd2_clip.headless.workflow_errors import WorkflowError
 from ui_canvas import Canvas
 
 CLASSES = {
@@ -40,7 +41,7 @@ def outside(instance_inputs="clip:CLIP", values=None, **extra):
 
 
 def convert(canvas, version=0.4):
-    return convert_ui_workflow(canvas.document(version), CLASSES)[0]
+    return workflow_to_prompt(canvas.document(version), NodeClasses(CLASSES))[0]
 
 
 def inputs(canvas):
@@ -195,7 +196,7 @@ def test_primitive_does_not_reach_into_a_subgraph():
     canvas.add(2, "PrimitiveNode", ["primitive", "fixed"], outputs="S:STRING")
     canvas.link(2, 0, 5, "text")
     canvas.define("sub", inside(text=1), inputs="clip:CLIP text:STRING", outputs="C:COND")
-    prompt, notes = convert_ui_workflow(canvas.document(), CLASSES)
+    prompt, notes = workflow_to_prompt(canvas.document(), NodeClasses(CLASSES))
     assert prompt["5:7"]["inputs"]["text"] == "inner"
     assert notes[0].startswith("5:7 (Encode): input 'text' keeps its own value")
 
@@ -263,7 +264,7 @@ def test_subgraph_in_itself_is_an_error():
     inner.add(8, "sub", inputs="clip:CLIP", outputs="C:COND")
     canvas = outside()
     canvas.define("sub", inner, inputs="clip:CLIP", outputs="C:COND")
-    with pytest.raises(BrokenWorkflowError, match="Subgraph sub' is in itself"):
+    with pytest.raises(WorkflowError, match="Subgraph sub' contains itself"):
         convert(canvas)
 
 
@@ -276,7 +277,7 @@ def test_subgraphs_cannot_fill_the_memory(monkeypatch):
         inner.add(2, f"level{level + 1}")
         canvas.define(f"level{level}", inner)
     canvas.add(1, "level0")
-    with pytest.raises(BrokenWorkflowError, match="more than 1000 nodes"):
+    with pytest.raises(WorkflowError, match="more than 1000 nodes"):
         convert(canvas)
 
 

@@ -1,4 +1,4 @@
-from fake_graph import INT, NODES, EventLog, fake_node, node
+from fake_graph import INT, EventLog, executed, fake_node, node
 from sd2_clip.headless.execution.events import MOST_NODES_IN_STATE
 from sd2_clip.headless.execution.executor import Executor
 from sd2_clip.host.interface import progress_sink
@@ -7,9 +7,8 @@ PROMPT = {"1": node("Number", value=3), "2": node("Show", value=["1", 0])}
 
 
 def run(prompt, classes=None, executor=None):
-    executor = executor or Executor({**NODES, **(classes or {})})
     log = EventLog()
-    executor.execute(executor.validate(prompt), prompt_id="p", listener=log)
+    executed(prompt, classes, executor, prompt_id="p", listener=log)
     return log
 
 
@@ -97,25 +96,13 @@ def test_reports_of_a_node_become_progress():
     ]
 
 
-def test_reports_of_a_coroutine_become_progress():
-    async def work():
-        progress_sink.get()(1, 4)
-        return (1,)
-
-    log = run(
-        {"1": node("Work"), "2": node("Show", value=["1", 0])},
-        {"Work": fake_node(work, returns=("INT",))},
-    )
-    assert len(log.of("progress")) == 1
-
-
 def test_sink_is_set_only_while_a_node_runs():
     run(PROMPT)
     assert progress_sink.get() is None
 
 
 def test_cached_run_names_the_nodes_and_resends_the_outputs():
-    executor = Executor(NODES)
+    executor = Executor()
     run(PROMPT, executor=executor)
     log = run(PROMPT, executor=executor)
     assert log.of("execution_cached")[0]["nodes"] == ["1", "2"]
@@ -151,21 +138,12 @@ def test_error_event():
 
 
 def test_interrupted_event():
-    executor = Executor(
-        {**NODES, "Stop": fake_node(lambda: executor.interrupt() or (1,), returns=("INT",))}
-    )
-    log = run({"1": node("Stop"), "2": node("Show", value=["1", 0])}, executor=executor)
+    executor = Executor()
+    stop = fake_node(lambda: executor.interrupt() or (1,), returns=("INT",))
+    log = run({"1": node("Stop"), "2": node("Show", value=["1", 0])}, {"Stop": stop}, executor)
     assert without_time(log.of("execution_interrupted")[0]) == {
         "prompt_id": "p",
         "node_id": "2",
         "node_type": "Show",
         "executed": ["1"],
     }
-
-
-def test_nodes_of_an_expansion_are_shown_at_their_parent():
-    two = fake_node(
-        lambda: {"expand": {"x": node("Number", value=1)}, "result": (["x", 0],)}, returns=("INT",)
-    )
-    log = run({"1": node("Two"), "2": node("Show", value=["1", 0])}, {"Two": two})
-    assert {"node": "x", "display_node": "1", "prompt_id": "p"} in log.of("executing")

@@ -6,8 +6,9 @@ import pytest
 import tiny
 import torch
 from sd2_clip.clip.load_clip import load_clip
-from sd2_clip.host.interface import Placement
+from sd2_clip.host.interface import DevicePlacement
 from sd2_clip.host.standalone import StandaloneHost
+from sd2_clip.sd2.model.encoder_setup import SETUP_KEY, EncoderSetup
 from sd2_clip.sd2.sd2_clip import SD2ClipModel
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -38,10 +39,9 @@ class Recorder(TorchDispatchMode):
 
 @pytest.fixture
 def model() -> SD2ClipModel:
-    model = SD2ClipModel(device="meta", model_options=tiny.MODEL_OPTIONS, dtype=torch.float16)
-    model.clip_h.compute_dtype = torch.float16
-    model.clip_h.output_device = None
-    return model
+    setup = EncoderSetup(compute_dtype=torch.float16, output_device=None)
+    options = {**tiny.MODEL_OPTIONS, SETUP_KEY: setup}
+    return SD2ClipModel(device="meta", model_options=options, dtype=torch.float16)
 
 
 def pairs(weighted: int, vectors: int = 0):
@@ -93,7 +93,9 @@ def test_attention_is_the_fused_causal_kernel_without_a_mask(model, monkeypatch)
 def test_loading_sends_each_tensor_once_and_casts_on_the_device(monkeypatch):
     here = StandaloneHost()
     monkeypatch.setattr("sd2_clip.host.current", lambda: here)
-    monkeypatch.setattr(here, "place", lambda *_: Placement(META, META, torch.bfloat16))
+    monkeypatch.setattr(
+        here, "select_device", lambda *_: DevicePlacement(META, META, torch.bfloat16)
+    )
     path = tiny.GOLDEN / "tiny_text_encoder.safetensors"
     with Recorder() as recorder:
         clip = load_clip(path, model_options=tiny.MODEL_OPTIONS)

@@ -1,15 +1,15 @@
-"""What an encoder remembers must never change what it answers."""
+"""Cached results must equal computed ones, whatever happens to the model."""
 
 import contextlib
 import copy
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import tiny
 import torch
-from sd2_clip.sd2.model import encode_cache as recall
-from sd2_clip.sd2.model.encode_cache import Recall
-from sd2_clip.sd2.model.text_model import Past
+from sd2_clip.sd2.model import encode_cache
+from sd2_clip.sd2.model.text_model import KVCache
 from sd2_clip.sd2.sd2_clip import SD2ClipModel
 
 
@@ -21,20 +21,18 @@ def _no_grad():
 
 @pytest.fixture
 def model() -> SD2ClipModel:
-    model = tiny.text_encoder()
-    model.clip_h.recall = Recall()
-    return model
+    return tiny.caching_text_encoder()
 
 
 @pytest.fixture
 def computed(model, monkeypatch) -> list[tuple[int, int]]:
-    """(chunks, places) of each time the model really computes."""
+    """(chunks, positions) of each call that the model really computes."""
     calls = []
     compute = model.clip_h.compute
 
-    def recorded(x, pooled_at, past):
+    def recorded(x, pooled_at, kv_cache):
         calls.append(tuple(x.shape[:2]))
-        return compute(x, pooled_at, past)
+        return compute(x, pooled_at, kv_cache)
 
     monkeypatch.setattr(model.clip_h, "compute", recorded)
     return calls
@@ -45,11 +43,11 @@ def chunk(*ids: int) -> list[int]:
 
 
 def assert_right(model, chunks, pooled=None):
-    """The model's answer is that of one without a memory."""
-    memoryless = copy.deepcopy(model.clip_h)
-    memoryless.recall = None
+    """The model's result is that of a model without a cache."""
+    uncached = copy.deepcopy(model.clip_h)
+    uncached.setup = replace(uncached.setup, cache=None)
     pooled = len(chunks) if pooled is None else pooled
-    expected = memoryless.encode_chunks(chunks, pooled)
+    expected = uncached.encode_chunks(chunks, pooled)
     found = model.clip_h.encode_chunks(chunks, pooled)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
@@ -80,7 +78,7 @@ def test_a_change_behind_the_end_leaves_the_pooled_row_right(model):
     assert_right(model, [[*chunk(*LONG[:20])[:-10], *range(500, 510)]])
 
 
-def test_only_places_from_the_edit_on_are_computed(model, computed):
+def test_only_positions_from_the_edit_on_are_computed(model, computed):
     model.clip_h([chunk(*LONG)])
     model.clip_h([chunk(*EDITED["one token in the last third"])])
     assert computed == [(1, 77), (1, 77 - 51)]
@@ -110,14 +108,14 @@ def test_a_later_chunk_asked_for_again_with_its_pooled_row(model):
     assert_right(model, [chunk(*LONG)], pooled=1)
 
 
-def test_vectors_are_told_apart_by_their_numbers(model):
+def test_vectors_are_distinguished_by_their_values(model):
     vector = torch.full((32,), 0.1)
     assert_right(model, [[49406, vector, *chunk()[1:-1]]])
     vector += 0.1
     assert_right(model, [[49406, vector, *chunk()[1:-1]]])
 
 
-def test_layers_and_projection_are_told_apart(model):
+def test_layers_and_projection_are_distinguished(model):
     for options in ({"layer": -1}, {"layer": -3}, {"projected_pooled": False}, {"layer": -1}):
         model.set_clip_options(options)
         assert_right(model, [chunk(*LONG)])
@@ -127,7 +125,7 @@ def weight(model):
     return model.clip_h.transformer.text_model.encoder.layers[1].mlp.fc1.weight
 
 
-def replace(model):
+def replace_parameter(model):
     layer = model.clip_h.transformer.text_model.encoder.layers[1]
     layer.mlp.fc1.weight = torch.nn.Parameter(weight(model) * 1.5, requires_grad=False)
 
@@ -141,7 +139,7 @@ CHANGES = {
     "one number in place": lambda model: weight(model)[0].fill_(3.0),
     "through data": lambda model: weight(model).data.mul_(1.5),
     "data assigned": lambda model: setattr(weight(model), "data", weight(model).data * 1.5),
-    "parameter replaced": replace,
+    "parameter replaced": replace_parameter,
     "loaded": load,
     "another dtype": lambda model: model.bfloat16(),
     "bias through data": lambda model: block(model).mlp.fc1.bias.data.add_(1),
@@ -167,7 +165,7 @@ def test_changed_weights_count_at_once(model, change):
     assert not torch.equal(model.clip_h(prompt)[0], before)
 
 
-def test_low_precision_of_autocast_is_not_remembered(model):
+def test_low_precision_of_autocast_is_not_cached(model):
     prompt = [chunk(320, 1125)]
     with torch.autocast("cpu", torch.bfloat16):
         low, _ = model.clip_h(prompt)
@@ -232,7 +230,7 @@ def test_weights_in_training_are_computed_with_each_time(model, computed):
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR")
 @pytest.mark.parametrize("kind", ["meta", "without memory", "sparse", "made in inference mode"])
-def test_weights_that_cannot_be_looked_at_are_no_obstacle(kind, model):
+def test_weights_without_readable_memory_can_be_encoded_with(kind, model):
     projection = model.clip_h.transformer.text_projection
     ways = {
         "meta": lambda: projection.to("meta"),
@@ -250,7 +248,7 @@ def test_weights_that_cannot_be_looked_at_are_no_obstacle(kind, model):
             model.clip_h.encode_chunks([chunk(5)], 0)
             fc2.weight[0].fill_(3)  # which nobody counts
             expected = model.clip_h.compute(
-                *model.clip_h.embed([chunk(5)])[:1], torch.zeros(0, dtype=torch.long), Past()
+                *model.clip_h.embed([chunk(5)])[:1], torch.zeros(0, dtype=torch.long), KVCache()
             )[0]
             found = model.clip_h.encode_chunks([chunk(5)], 0)[0]
             torch.testing.assert_close(found, expected)
@@ -272,9 +270,9 @@ def test_a_hook_on_all_modules_counts(model):
     torch.testing.assert_close(model.clip_h([chunk(5)])[0], before)
 
 
-def test_threads_share_a_memory(model):
+def test_threads_share_a_cache(model):
     prompts = [[chunk(300 + number)] for number in range(12)]
-    expected = [model.clip_h.compute(*model.clip_h.embed(p), Past())[0] for p in prompts]
+    expected = [model.clip_h.compute(*model.clip_h.embed(p), KVCache())[0] for p in prompts]
 
     def encoded(number):
         with torch.no_grad():
@@ -308,17 +306,18 @@ def test_results_are_the_callers_to_change(model):
     torch.testing.assert_close(model.clip_h([chunk(5)])[0], expected)
 
 
-def test_a_copy_of_a_model_remembers_nothing(model, computed):
+def test_a_copy_of_a_model_starts_with_an_empty_cache(model, computed):
     model.clip_h([chunk(5)])
-    assert copy.deepcopy(model).clip_h.recall._results == {}
+    assert copy.deepcopy(model).clip_h.setup.cache._results == {}
 
 
-def test_memory_is_bounded(model, monkeypatch):
-    monkeypatch.setattr(recall, "RESULTS", 3)
-    monkeypatch.setattr(recall, "PASTS", 2)
+def test_the_cache_is_bounded(model, monkeypatch):
+    monkeypatch.setattr(encode_cache, "MAX_RESULTS", 3)
+    monkeypatch.setattr(encode_cache, "MAX_PREFIXES", 2)
     for number in range(10):
         assert_right(model, [chunk(300 + number), chunk(*LONG[number:])])
-    assert (len(model.clip_h.recall._results), len(model.clip_h.recall._pasts)) == (3, 2)
+    cache = model.clip_h.setup.cache
+    assert (len(cache._results), len(cache._prefixes)) == (3, 2)
 
 
 def test_a_trainer_gets_gradients(model):

@@ -1,13 +1,15 @@
 """The text encoder against ComfyUI's results, transformers' model, and what it promises."""
 
+from dataclasses import replace
+
 import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
 from sd2_clip.sd2.errors import LayerError, OptionError
 from sd2_clip.sd2.model import onednn
-from sd2_clip.sd2.model.encode_cache import Recall
-from sd2_clip.sd2.sd2_clip import SD2ClipHModel, SD2ClipModel, build_text_encoder
+from sd2_clip.sd2.model.encode_cache import EncodeCache
+from sd2_clip.sd2.model.encoder_setup import EncoderSetup
 from sd2_clip.sd2.sd2_tokenizer import SD2Tokenizer
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
@@ -21,7 +23,7 @@ def tokenizer() -> SD2Tokenizer:
     return tokenizer
 
 
-@pytest.fixture(params=["plain", "fused", "remembering", "packed and remembering"])
+@pytest.fixture(params=["plain", "fused", "caching", "packed and caching"])
 def model(request, monkeypatch, tmp_path):
     """The tiny encoder with all optimisations off, and with one after the other on."""
     if request.param == "plain":
@@ -31,8 +33,8 @@ def model(request, monkeypatch, tmp_path):
         model = tiny.mapped_text_encoder(tmp_path)
     else:
         model = tiny.text_encoder()
-    if "remembering" in request.param:
-        model.clip_h.recall = Recall()
+    if "caching" in request.param:
+        model.clip_h.setup = replace(model.clip_h.setup, cache=EncodeCache())
         with torch.no_grad():
             yield model
     else:
@@ -123,12 +125,6 @@ def test_the_error_for_a_layer_lists_the_choices(model):
         tiny.text_encoder(layer="first")
 
 
-@pytest.mark.parametrize("options", [{"arch": "ViT-L-14"}, {"max_length": 248}], ids=str)
-def test_what_cannot_be_honoured_is_an_error(options):
-    with pytest.raises(OptionError):
-        SD2ClipHModel(device="meta", **options)
-
-
 def test_options_last_until_they_are_reset(model):
     model.set_clip_options({"layer": -1, "projected_pooled": False})
     _, unprojected = model.clip_h([chunk(320)])
@@ -183,46 +179,54 @@ def test_half_precision_storage_computes_in_float32(model):
     torch.testing.assert_close(half.clip_h([chunk(320)]), model.clip_h([chunk(320)]))
 
 
-def test_freeze_turns_gradients_off():
-    parameters = list(tiny.text_encoder().parameters())
-    assert not any(parameter.requires_grad for parameter in parameters)
-    trainable = SD2ClipHModel(device="meta", freeze=False, model_options=tiny.MODEL_OPTIONS)
-    assert all(parameter.requires_grad for parameter in trainable.parameters())
-
-
-def test_state_dict_names_are_comfyuis():
-    names = set(SD2ClipModel(device="meta").state_dict())
-    layer = "clip_h.transformer.text_model.encoder.layers.23"
-    assert len(names) == 390  # comfyui.md 1.3
-    assert {
-        "clip_h.logit_scale",
-        "clip_h.transformer.text_projection.weight",
-        "clip_h.transformer.text_model.embeddings.position_embedding.weight",
-        f"{layer}.self_attn.q_proj.bias",
-        f"{layer}.mlp.fc2.weight",
-    } <= names
-
-
-def test_building_takes_the_tensors_over_without_a_copy():
-    tensors = {name: tensor.float() for name, tensor in tiny.state_dict().items()}
-    model = build_text_encoder(tensors, model_options=tiny.MODEL_OPTIONS)
-    weight = model.clip_h.transformer.text_projection.weight
-    assert weight.data_ptr() == tensors["text_projection.weight"].data_ptr()
-
-
-def test_building_names_what_is_missing():
-    tensors = tiny.state_dict()
-    del tensors["text_model.final_layer_norm.bias"]
-    with pytest.raises(OptionError, match=r"final_layer_norm\.bias"):
-        build_text_encoder(tensors, model_options=tiny.MODEL_OPTIONS)
-
-
-def test_a_layer_the_file_did_not_have_is_reported_once(model, caplog):
-    model.clip_h.identity_layers = frozenset({3})
+def test_a_layer_the_file_did_not_have_is_reported_once(caplog):
+    model = tiny.short_text_encoder()
     model.clip_layer(-1)
-    model.clip_h([chunk(320)])
-    model.clip_h([chunk(320)])
-    assert caplog.text.count("the file has only 3") == 1
+    for _ in range(2):
+        model.clip_h.encode_chunks([chunk(320)], 0)
+    assert [record.message for record in caplog.records] == [
+        "Layer 4 was requested, but the file has only 3 layers: the result is that of layer 3, "
+        "SD2's default."
+    ]
+
+
+def test_a_pooled_vector_that_the_file_cannot_give_is_reported_once(caplog):
+    model = tiny.short_text_encoder()
+    for _ in range(2):
+        model.clip_h([chunk(320)])
+    assert [record.message for record in caplog.records] == [
+        "The pooled vector comes from layer 3 and is not projected: the file has no layer 4 and no "
+        "text projection."
+    ]
+
+
+def test_without_a_pooled_vector_nothing_is_reported(caplog):
+    tiny.short_text_encoder().clip_h.encode_chunks([chunk(320)], 0)
+    tiny.text_encoder().clip_h([chunk(320)])
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("full_names", [False, True])
+def test_loading_other_weights_drops_the_facts_about_the_previous(full_names):
+    model = tiny.short_text_encoder()
+    model.clip_h.setup = replace(model.clip_h.setup, source="a file")
+    tensors = tiny.state_dict()
+    if full_names:
+        model.load_state_dict({f"clip_h.transformer.{n}": t for n, t in tensors.items()}, False)
+    else:
+        model.load_sd(tensors)
+    assert model.clip_h.setup == EncoderSetup()
+    assert model.source is None
+
+
+def test_placeholders_stay_until_they_are_loaded():
+    model = tiny.short_text_encoder()
+    model.load_sd({n: t for n, t in tiny.state_dict().items() if ".layers.0." in n})
+    assert model.clip_h.setup == tiny.SHORT_SETUP
+    model.load_state_dict({name: t.clone() for name, t in model.state_dict().items()})
+    assert model.clip_h.setup == tiny.SHORT_SETUP
+    model.load_sd({"text_projection.weight": torch.ones(32, 32)})
+    assert model.clip_h.setup == replace(tiny.SHORT_SETUP, placeholder_projection=False)
 
 
 def test_torchs_default_type_changes_no_weighted_prompt(model):

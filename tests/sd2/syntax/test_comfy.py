@@ -1,4 +1,4 @@
-"""ComfyUI's bracket dialect, oddities included."""
+"""ComfyUI's syntax, oddities included."""
 
 import math
 import time
@@ -6,7 +6,8 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sd2_clip.sd2.syntax.comfy import LARGEST_WEIGHT, parse_comfy, parse_unweighted
+from sd2_clip.sd2.syntax.comfy import parse_comfy, parse_unweighted
+from sd2_clip.sd2.syntax.segments import LARGEST_WEIGHT, ParsedText, Segment
 
 # What ComfyUI 0.29.0 makes of each text (its own results, not ours).
 COMFY = [
@@ -77,15 +78,20 @@ COMFY = [
 ]
 
 
+def segments_of(parsed: ParsedText) -> list[Segment]:
+    [segments] = parsed.sections
+    return list(segments)
+
+
 @pytest.mark.parametrize(("text", "segments"), COMFY, ids=[repr(text) for text, _ in COMFY])
 def test_segments_equal_comfyuis(text: str, segments: list[tuple[str, float]]) -> None:
-    assert list(parse_comfy(text).segments) == segments
+    assert segments_of(parse_comfy(text)) == segments
 
 
 @pytest.mark.parametrize("number", ["nan", "inf", "-inf", "1e999", "infinity", "1e39"])
 def test_unusable_weight_is_left_out_with_a_warning(number: str) -> None:
     parsed = parse_comfy(f"(cat:{number})")
-    assert list(parsed.segments) == [("cat", 1.1)]
+    assert segments_of(parsed) == [("cat", 1.1)]
     assert number in parsed.warnings[0]
 
 
@@ -124,8 +130,8 @@ def test_ordinary_texts_give_no_warning(text: str) -> None:
 
 
 def test_unweighted_text_keeps_brackets_and_loses_escapes() -> None:
-    assert list(parse_unweighted(r"(a:2) \(b\)").segments) == [("(a:2) (b)", 1.0)]
-    assert parse_unweighted("").segments == ()
+    assert segments_of(parse_unweighted(r"(a:2) \(b\)")) == [("(a:2) (b)", 1.0)]
+    assert segments_of(parse_unweighted("")) == []
 
 
 BRACKETS = st.text(st.sampled_from("(()):\\ 1.5eab"), max_size=60)
@@ -134,7 +140,7 @@ BRACKETS = st.text(st.sampled_from("(()):\\ 1.5eab"), max_size=60)
 @settings(deadline=None)
 @given(st.one_of(BRACKETS, st.text(st.characters(), max_size=60)))
 def test_any_text_gives_finite_weights_and_no_empty_segment(text: str) -> None:
-    for segment in parse_comfy(text).segments:
+    for segment in segments_of(parse_comfy(text)):
         assert segment.text
         assert abs(segment.weight) <= LARGEST_WEIGHT
 
@@ -142,16 +148,16 @@ def test_any_text_gives_finite_weights_and_no_empty_segment(text: str) -> None:
 @settings(deadline=None)
 @given(st.text(st.sampled_from("ab :.1,"), max_size=30))
 def test_text_without_brackets_is_one_segment(text: str) -> None:
-    assert [segment.text for segment in parse_comfy(text).segments] == [text] * bool(text)
+    assert [segment.text for segment in segments_of(parse_comfy(text))] == [text] * bool(text)
 
 
 @settings(deadline=None)
 @given(BRACKETS)
-def test_escaped_text_is_read_as_it_stands(text: str) -> None:
+def test_escaped_text_is_the_text_itself(text: str) -> None:
     text = text.replace("\\", "")
     escaped = text.replace("(", r"\(").replace(")", r"\)")
-    assert parse_comfy(escaped).segments == parse_unweighted(escaped).segments
-    assert "".join(segment.text for segment in parse_comfy(escaped).segments) == text
+    assert parse_comfy(escaped).sections == parse_unweighted(escaped).sections
+    assert "".join(segment.text for segment in segments_of(parse_comfy(escaped))) == text
 
 
 N = 100_000
@@ -174,5 +180,5 @@ def test_hostile_text_ends_soon(text: str) -> None:
     parsed = parse_comfy(text)
     # A second of processor time at most; one that grew with the square would take hours.
     assert time.process_time() - start < 10
-    assert all(math.isfinite(segment.weight) for segment in parsed.segments)
+    assert all(math.isfinite(segment.weight) for segment in segments_of(parsed))
     assert len(parsed.warnings) <= 5

@@ -1,21 +1,13 @@
-"""Textual inversions: every form, in a fixed order, inside the folders only, never fatal."""
+"""Textual inversions by name: in a fixed order, inside the folders only, read once."""
 
-import base64
-import json
-import logging
 import os
-import struct
-import zlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from sd2_clip.sd2.sd2_tokenizer import SD2Tokenizer
 from sd2_clip.sd2.tokens.textual_inversion import (
     Embedding,
     Unusable,
@@ -23,7 +15,6 @@ from sd2_clip.sd2.tokens.textual_inversion import (
     load_embedding,
 )
 
-GOLDEN = Path(__file__).parents[2] / "data" / "golden" / "embeddings"
 WIDTH = 8
 ROWS = torch.arange(3 * WIDTH, dtype=torch.float32).reshape(3, WIDTH) / 4
 OTHER = torch.ones(2, 12)
@@ -37,215 +28,6 @@ def vectors(folder: Path, name: str = "e") -> torch.Tensor:
     found = load(folder, name)
     assert isinstance(found, Embedding), found
     return found.vectors
-
-
-def reason(folder: Path, name: str = "e") -> str:
-    found = load(folder, name)
-    assert isinstance(found, Unusable)
-    return found.reason
-
-
-def png(path: Path, *chunks: tuple[bytes, bytes]) -> None:
-    data = b"\x89PNG\r\n\x1a\n"
-    for kind, body in (*chunks, (b"IEND", b"")):
-        data += struct.pack(">I", len(body)) + kind + body
-        data += struct.pack(">I", zlib.crc32(kind + body))
-    path.write_bytes(data)
-
-
-def a1111_png(path: Path, rows: torch.Tensor) -> None:
-    content = {"string_to_param": {"*": {"TORCHTENSOR": rows.tolist()}}, "name": "e", "step": 1}
-    text = base64.b64encode(json.dumps(content).encode())
-    png(path, (b"tEXt", b"Title\0e"), (b"tEXt", b"sd-ti-embedding\0" + text))
-
-
-A1111 = {
-    "string_to_token": {"*": 265},
-    "string_to_param": {"*": torch.nn.Parameter(ROWS)},
-    "name": "e",
-    "step": 499,
-    "sd_checkpoint": None,
-    "sd_checkpoint_name": None,
-}
-
-# Form: the file's ending, and how it is written.
-FORMS: dict[str, tuple[str, Callable[[Path], None]]] = {
-    "A1111": (".pt", lambda path: torch.save(A1111, path)),
-    "A1111, before zip": (
-        ".pt",
-        lambda path: torch.save(A1111, path, _use_new_zipfile_serialization=False),
-    ),
-    "A1111 in a picture": (".png", lambda path: a1111_png(path, ROWS)),
-    "kohya": (".safetensors", lambda path: save_file({"emb_params": ROWS}, path)),
-    "diffusers": (".bin", lambda path: torch.save({"<cat-toy>": ROWS}, path)),
-    "diffusers, safetensors": (".safetensors", lambda path: save_file({"<cat-toy>": ROWS}, path)),
-    "several encoders": (
-        ".safetensors",
-        lambda path: save_file({"clip_g": OTHER, "clip_h": ROWS, "a": ROWS + 1}, path),
-    ),
-    "several encoders, names wrong": (
-        ".safetensors",
-        lambda path: save_file({"clip_g": ROWS, "clip_h": OTHER}, path),
-    ),
-    "bundled in a LoRA, A1111": (
-        ".safetensors",
-        lambda path: save_file(
-            {
-                "bundle_emb.x.string_to_param.*": ROWS,
-                "lora_te_x.lora_down.weight": torch.ones(4, WIDTH),
-                "a.weight": torch.ones(4, WIDTH),
-            },
-            path,
-        ),
-    ),
-    "bundled in a LoRA, in parts": (
-        ".safetensors",
-        lambda path: save_file(
-            {
-                "bundle_emb.a.clip_h": ROWS[:1].clone(),
-                "bundle_emb.a.clip_g": OTHER,
-                "bundle_emb.b.clip_h": ROWS[1:].clone(),
-            },
-            path,
-        ),
-    ),
-    "bare tensor": (".pt", lambda path: torch.save(ROWS, path)),
-    "list of dicts": (
-        ".pt",
-        lambda path: torch.save([{"g": OTHER, "h": ROWS[:1].clone()}, {"h": ROWS[1:]}], path),
-    ),
-    "dict in a dict": (".pt", lambda path: torch.save({"n": 1, "e": {"x": ROWS}}, path)),
-    "another width first": (".pt", lambda path: torch.save({"a": OTHER, "z": ROWS}, path)),
-    "without an ending": ("", lambda path: torch.save({"<x>": ROWS}, path)),
-}
-
-
-@pytest.mark.parametrize(("ending", "write"), FORMS.values(), ids=FORMS)
-def test_every_form_is_read(tmp_path: Path, ending: str, write: Callable[[Path], None]) -> None:
-    write(tmp_path / f"e{ending}")
-    assert torch.equal(vectors(tmp_path), ROWS)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("ending", [".safetensors", ".pt"])
-def test_every_precision_comes_as_float32(tmp_path: Path, ending: str, dtype: torch.dtype) -> None:
-    content = {"emb_params": ROWS.to(dtype)}
-    save = save_file if ending == ".safetensors" else torch.save
-    save(content, tmp_path / f"e{ending}")
-    found = vectors(tmp_path)
-    assert found.dtype == torch.float32
-    assert torch.equal(found, ROWS)
-
-
-def test_one_vector_may_be_flat(tmp_path: Path) -> None:
-    torch.save({"<x>": ROWS[0].clone()}, tmp_path / "e.bin")
-    assert torch.equal(vectors(tmp_path), ROWS[:1])
-
-
-def test_vectors_read_in_inference_mode_are_ordinary_tensors(tmp_path: Path) -> None:
-    save_file({"emb_params": ROWS}, tmp_path / "e.safetensors")
-    with torch.inference_mode():
-        assert not vectors(tmp_path).is_inference()
-
-
-def test_three_sd2_vectors_are_not_four_of_sd1(tmp_path: Path) -> None:
-    # 3 x 1024 numbers are 4 x 768: ComfyUI's reader of old files guesses by divisibility.
-    torch.save(torch.ones(3, 1024), tmp_path / "e.pt", _use_new_zipfile_serialization=False)
-    found = load_embedding("e", [str(tmp_path)], 1024, "clip_h")
-    assert isinstance(found, Embedding)
-    assert found.vectors.shape == (3, 1024)
-
-
-def test_only_the_first_of_several_a1111_vectors_counts(tmp_path: Path) -> None:
-    torch.save({"string_to_param": {"*": ROWS, "+": ROWS + 1}}, tmp_path / "e.pt")
-    assert torch.equal(vectors(tmp_path), ROWS)
-
-
-def test_vectors_with_nan_are_left_out(tmp_path: Path) -> None:
-    rows = ROWS.clone()
-    rows[1, 2] = float("nan")
-    save_file({"emb_params": rows}, tmp_path / "e.safetensors")
-    found = load(tmp_path)
-    assert isinstance(found, Embedding)
-    assert torch.equal(found.vectors, ROWS[[0, 2]])
-    assert found.note == "1 of its vectors contain nan or inf"
-    tokenizer = SD2Tokenizer(str(tmp_path))
-    tokenizer.clip_h.embedding_size = WIDTH
-    (warning,) = tokenizer.tokenize("embedding:e embedding:e").warnings
-    assert warning == f"embedding:e: {found.note}"
-
-
-UNUSABLE: dict[str, tuple[str, Callable[[Path], None], str]] = {
-    "SD1's width": (
-        ".safetensors",
-        lambda path: save_file({"emb_params": torch.ones(2, 768)}, path),
-        "768 wide (CLIP-L of SD 1.x",
-    ),
-    "SDXL's widths": (
-        ".safetensors",
-        lambda path: save_file({"clip_l": torch.ones(2, 768), "clip_g": torch.ones(2, 1280)}, path),
-        "1280 wide (OpenCLIP bigG of SDXL",
-    ),
-    "a LoRA": (
-        ".safetensors",
-        lambda path: save_file({"lora_te_x.lora_down.weight": ROWS}, path),
-        "LoRA",
-    ),
-    "nan throughout": (
-        ".safetensors",
-        lambda path: save_file({"emb_params": ROWS * float("nan")}, path),
-        "nan",
-    ),
-    "no rows": (
-        ".safetensors",
-        lambda path: save_file({"emb_params": torch.ones(0, WIDTH)}, path),
-        "no vectors",
-    ),
-    "integers": (
-        ".pt",
-        lambda path: torch.save({"a": torch.ones(2, WIDTH).int()}, path),
-        "no vect",
-    ),
-    "numbers only": (".pt", lambda path: torch.save({"step": 1}, path), "no vectors"),
-    "empty list": (".pt", lambda path: torch.save([], path), "no vectors"),
-    "no embedding at all": (".txt", lambda path: path.write_text("hello") and None, "torch.save"),
-    "an empty file": (".pt", lambda path: path.write_bytes(b"") and None, "torch.save"),
-    "a truncated file": (
-        ".safetensors",
-        lambda path: path.write_bytes(b"\xff\0\0\0\0\0\0\0{") and None,
-        "truncated: its header",
-    ),
-    "an ordinary picture": (".png", lambda path: png(path, (b"tEXt", b"Title\0x")), "pixels"),
-    "a damaged picture": (
-        ".png",
-        lambda path: png(path, (b"tEXt", b"sd-ti-embedding\0" + base64.b64encode(b"{"))),
-        "damaged",
-    ),
-    "a cut picture": (
-        ".png",
-        lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n\0\0") and None,
-        "damaged",
-    ),
-}
-
-
-@pytest.mark.parametrize(("ending", "write", "said"), UNUSABLE.values(), ids=UNUSABLE)
-def test_an_unusable_file_is_explained(
-    tmp_path: Path, ending: str, write: Callable[[Path], Any], said: str
-) -> None:
-    write(tmp_path / f"e{ending}")
-    assert said in reason(tmp_path, f"e{ending}")
-    assert str(tmp_path) not in reason(tmp_path, f"e{ending}")  # which a page shows to anyone
-
-
-class _Danger:
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, ("echo no",)
-
-
-def test_a_pickle_that_would_run_code_is_ignored(tmp_path: Path) -> None:
-    torch.save({"<x>": ROWS, "y": _Danger()}, tmp_path / "e.pt")
-    assert "system" in reason(tmp_path)
 
 
 def touch(path: Path) -> Path:
@@ -351,33 +133,3 @@ def test_a_new_subfolder_within_a_tick_of_the_clock_is_noticed(tmp_path: Path) -
 def test_an_unchanged_file_is_read_once(tmp_path: Path) -> None:
     save_file({"emb_params": ROWS}, tmp_path / "e.safetensors")
     assert load(tmp_path) is load(tmp_path)
-
-
-def test_ignored_embeddings_are_logged_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    tokenizer = SD2Tokenizer(str(tmp_path))
-    text = "embedding:logged_wide embedding:logged_gone"
-    save_file({"emb_params": OTHER}, tmp_path / "logged_wide.safetensors")
-    with caplog.at_level(logging.WARNING, "sd2_clip"):
-        ignored = tokenizer.tokenize(text).ignored  # shown, perhaps while it is typed
-        assert [item.name for item in ignored] == ["logged_wide", "logged_gone"]
-        assert caplog.records == []
-        for _ in range(3):
-            tokenizer.tokenize_with_weights(text)  # to be encoded
-    assert [record.args[0] for record in caplog.records] == ["logged_wide", "logged_gone"]
-
-
-@pytest.mark.parametrize(
-    ("name", "rows"), [("a1111", 3), ("kohya", 4), ("diffusers", 1), ("multi", 2)]
-)
-def test_reference_files_are_read(name: str, rows: int) -> None:
-    found = load_embedding(name, [str(GOLDEN)], 32, "clip_h")
-    assert isinstance(found, Embedding)
-    assert found.vectors.shape == (rows, 32)
-
-
-def test_reference_file_of_another_width_is_ignored() -> None:
-    found = load_embedding("wrongwidth", [str(GOLDEN)], 32, "clip_h")
-    assert isinstance(found, Unusable)
-    assert "48 wide" in found.reason

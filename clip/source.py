@@ -1,0 +1,105 @@
+"""Facts about the loaded weights of a text encoder: what was found, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..host.interface import DevicePlacement
+from ..sd2.detection.detection import Detection
+from ..sd2.detection.read_encoder import encoder_tensors
+from ..sd2.files.checkpoint import open_checkpoint
+from ..sd2.files.tensor_hash import state_dict_digest
+
+
+@dataclass(frozen=True)
+class FileStamp:
+    """A file's size and time of modification."""
+
+    path: Path
+    modified_ns: int
+    size: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileStamp:
+        """Read the stamp of *path*."""
+        stat = path.stat()
+        return cls(path, stat.st_mtime_ns, stat.st_size)
+
+    def is_current(self) -> bool:
+        """Tell whether the file still has this stamp."""
+        try:
+            return FileStamp.of(self.path) == self
+        except OSError:
+            return False
+
+
+class _FileChangedError(Exception):
+    """A file was changed or removed after it was loaded."""
+
+
+@dataclass(frozen=True)
+class EncoderSource:
+    """All facts about the loaded weights of a text encoder, which carries it as ``source``."""
+
+    detection: Detection
+    placement: DevicePlacement
+    placeholder_layers: frozenset[int]
+    """Layers that the file lacks, counted from 0; identity blocks were added for them."""
+    placeholder_projection: bool
+    """Whether the file lacks the text projection; an identity matrix was added for it."""
+    notes: tuple[str, ...]
+    """What else a user should know, such as a request that could not be met."""
+    stamps: tuple[FileStamp, ...] = field(repr=False)
+    """Of all files that were read."""
+    read: Callable[[], Mapping[str, torch.Tensor]] = field(repr=False)
+    """Reads the state dict that the model was built from again."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> EncoderSource:
+        return self  # immutable, and read() refers to the file
+
+    def describe(self) -> str:
+        """Describe what was found and loaded, in lines for people: the loader node's ``info``."""
+        dtype = str(self.placement.dtype).removeprefix("torch.")
+        lines = [("Loaded", f"as {dtype}, encodes on {self.placement.load_device}")]
+        real = self.detection.num_layers
+        lines += [
+            ("Placeholder", f"layer {number + 1} is not in the file; its states are layer {real}'s")
+            for number in sorted(self.placeholder_layers)
+        ]
+        if self.placeholder_projection:
+            lines.append(
+                ("Placeholder", "text projection is not in the file; pooled is not projected")
+            )
+        lines += [("Note", note) for note in self.notes]
+        described = (f"{label + ':':<14}{text}" for label, text in lines)
+        return "\n".join([self.detection.describe(), *described])
+
+    def digest(self) -> str:
+        """Return a SHA-256 over names, shapes, dtypes and bytes of the encoder's tensors on disk.
+
+        The first call reads the file. If the file was changed after loading, says so instead.
+        """
+        try:
+            return self._digest
+        except _FileChangedError:
+            return "unknown: the file was changed after it was loaded"
+
+    @cached_property
+    def _digest(self) -> str:
+        if not all(stamp.is_current() for stamp in self.stamps):
+            raise _FileChangedError
+        checkpoint = open_checkpoint(self.detection.path)
+        return state_dict_digest(encoder_tensors(checkpoint, self.detection))
+
+
+def placeholders(added: Iterable[str], num_layers: int) -> tuple[frozenset[int], bool]:
+    """Return which layers (counted from 0) are among the *added* names, and the projection."""
+    names = set(added)
+    layers = frozenset(n for n in range(num_layers) if f"text_model.encoder.layers.{n}" in names)
+    return layers, "text_projection.weight" in names

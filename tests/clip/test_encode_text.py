@@ -1,0 +1,224 @@
+"""Texts encoded through the handle: weightings, schedules, layers, long prompts and embeddings."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import layouts
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+from sd2_clip.clip.encode_text import (
+    WrongClipError,
+    embeddings_fingerprint,
+    encode_text,
+    layer_text,
+    tokenizer_for,
+)
+from sd2_clip.clip.load_clip import load_clip
+from sd2_clip.sd2.errors import OptionError
+
+EXPECTED = load_file(tiny.GOLDEN / "encode.safetensors")
+ADV = [case for case in tiny.adv_cases() if int(case["id"]) % 7 == 0]
+LONG = "(a:1.2)(b:1.4)(c:0.8) " * 30
+
+
+@pytest.fixture
+def foreign(clip):
+    """The same encoder as another loader hands it on: with a tokenizer that is not ours."""
+
+    class Handle:
+        cond_stage_model = clip.cond_stage_model
+        layer_idx = None
+        tokenizer = SimpleNamespace(
+            clip_h=SimpleNamespace(
+                embedding_directory=str(tiny.GOLDEN / "embeddings"), embedding_size=32
+            )
+        )
+
+        def encode_from_tokens_scheduled(self, tokens):
+            return clip.encode_from_tokens_scheduled(tokens)
+
+    return Handle()
+
+
+def entries(clip, text, **options):
+    return encode_text(clip, text, **options).conditioning
+
+
+def test_an_empty_clip_input_is_explained():
+    with pytest.raises(WrongClipError, match="Load SD2 CLIP"):
+        tokenizer_for(None)
+
+
+def test_an_input_that_is_no_clip_is_named():
+    with pytest.raises(WrongClipError, match="a str, not a CLIP"):
+        tokenizer_for("text")
+
+
+def test_another_models_clip_is_named():
+    class SDXLClipModel:
+        pass
+
+    class SDXLTokenizer:
+        def __init__(self):
+            self.clip_l, self.clip_g = object(), object()
+
+    handle = SimpleNamespace(cond_stage_model=SDXLClipModel(), tokenizer=SDXLTokenizer())
+    with pytest.raises(WrongClipError, match=r"SDXLClipModel \(clip_g, clip_l\)"):
+        tokenizer_for(handle)
+
+
+@pytest.mark.parametrize("text", ["", "a (cat:1.5) [dog]", LONG, "(embedding:kohya:1.3) x"])
+def test_the_defaults_are_the_handles_own_encoding(text, clip):
+    [(cond, options)] = entries(clip, text)
+    [(expected, expected_options)] = clip.encode_from_tokens_scheduled(clip.tokenize(text))
+    assert torch.equal(cond, expected)
+    assert torch.equal(options["pooled_output"], expected_options["pooled_output"])
+
+
+@pytest.mark.parametrize("handle", ["clip", "foreign"])
+@pytest.mark.parametrize("case", ADV, ids=lambda case: case["id"])
+def test_weightings_work_on_any_handle(case, handle, request):
+    [(cond, options)] = entries(
+        request.getfixturevalue(handle),
+        case["text"],
+        weight_interpretation=case["interpretation"],
+        token_normalization=case["normalization"],
+    )
+    torch.testing.assert_close(cond, EXPECTED[f"{case['id']}.cond"], atol=1e-5, rtol=0)
+    pooled = options["pooled_output"]
+    torch.testing.assert_close(pooled, EXPECTED[f"{case['id']}.pooled"], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("mode", ["compel", "comfy++", "down_weight"])
+def test_a_weight_of_0_masks_the_word(mode, clip):
+    [(cond, _)] = entries(clip, "(cat:0) dog", weight_interpretation=mode)
+    plus = clip.encode("+ dog")  # the mask token is '+</w>'
+    torch.testing.assert_close(cond, plus, atol=1e-5, rtol=0)
+
+
+def test_prompt_editing_gives_entries_with_times(clip):
+    found = entries(clip, "a [cat:dog:0.25] x", syntax="a1111")
+    for (cond, options), text, start, end in zip(
+        found, ["a cat x", "a dog x"], [0.0, 0.25], [0.25, 1.0], strict=True
+    ):
+        torch.testing.assert_close(cond, clip.encode(text))
+        assert (options["start_percent"], options["end_percent"]) == (start, end)
+        assert "strength" not in options
+
+
+def test_alternation_follows_the_steps_and_encodes_each_text_once(clip):
+    found = entries(clip, "[cat|dog]", syntax="a1111", steps=4)
+    assert [options["end_percent"] for _, options in found] == [0.25, 0.5, 0.75, 1.0]
+    assert found[0][0] is found[2][0]
+    assert found[0][1] is not found[2][1]
+
+
+def test_a_text_that_alternates_is_recorded_once(clip):
+    found = entries(clip, "[cat|dog]", syntax="a1111", steps=4)
+    assert found[0][1]["sd2_clip"] is found[2][1]["sd2_clip"]
+    assert found[0][1]["sd2_clip"] is not found[1][1]["sd2_clip"]
+
+
+def test_and_gives_entries_with_strengths(clip):
+    found = entries(clip, "a cat :1.5 AND a dog", syntax="a1111")
+    assert [options["strength"] for _, options in found] == [1.5, 1.0]
+    torch.testing.assert_close(found[0][0], clip.encode("a cat"))
+
+
+def test_the_average_of_and_is_a1111s_sum_at_the_cfg_that_the_report_names(clip):
+    # As ComfyUI's samplers and A1111's denoiser combine predictions; three arbitrary ones.
+    uncond, cat, dog = torch.tensor([0.3, -1.0]), torch.tensor([2.0, 0.5]), torch.tensor([1.0, 4.0])
+    encoded = encode_text(clip, "a cat :1.5 AND a dog :-0.25", syntax="a1111")
+    weights = [options["strength"] for _, options in encoded.conditioning]
+    total = float(encoded.report.split("cfg by ")[1].split()[0])
+    cfg = 7.0
+    a1111 = uncond + sum(
+        (cond - uncond) * weight * cfg for cond, weight in zip((cat, dog), weights, strict=True)
+    )
+    average = sum(c * w for c, w in zip((cat, dog), weights, strict=True)) / sum(weights)
+    torch.testing.assert_close(a1111, uncond + cfg * total * (average - uncond))
+
+
+def test_and_that_comfyui_cannot_average_is_refused(clip):
+    with pytest.raises(OptionError, match="sum above 0"):
+        entries(clip, "cat AND dog :-1", syntax="a1111")
+
+
+def test_the_report_of_an_edited_prompt_names_each_part(clip):
+    report = encode_text(clip, "[cat:dog:0.5] <lora:x:1>", syntax="a1111").report
+    assert "2 parts" in report
+    assert "[0.5 to 1] 'dog'" in report
+    assert "not applied: <lora:x:1>" in report
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [(0, "layer 3 of 4, SD2's default"), (-1, "layer 4 of 4, the very last"), (-4, "layer 1 of 4")],
+)
+def test_the_report_names_the_absolute_layer(layer, words, clip):
+    assert encode_text(clip, "x", stop_at_clip_layer=layer).report.endswith(words)
+
+
+def test_a_layer_that_the_file_lacks_is_called_absent(clip):
+    encoder = clip.cond_stage_model.clip_h
+    encoder.setup = replace(encoder.setup, placeholder_layers=frozenset([3]))
+    other = clip.clone()
+    other.clip_layer(-1)
+    assert layer_text(other) == "layer 4 of 4, absent from the file: same as layer 3"
+
+
+def test_the_report_says_how_the_pooled_vector_is_limited(clip):
+    encoder = clip.cond_stage_model.clip_h
+    encoder.setup = replace(encoder.setup, placeholder_projection=True)
+    assert encode_text(clip, "x").report.splitlines()[-2:] == [
+        "layer 3 of 4, SD2's default",
+        "the pooled vector is not projected: the file has no text projection",
+    ]
+
+
+def test_splitting_between_words_changes_only_where_chunks_end(clip):
+    text = "a " + "supercalifragilistic " * 40
+    assert "cut by the end of a chunk" in encode_text(clip, text).report
+    encoded = encode_text(clip, text, chunk_split="words")
+    assert "cut by the end of a chunk" not in encoded.report
+    assert encoded.conditioning[0][0].shape[1] % 77 == 0
+
+
+@pytest.mark.parametrize("weight", ["3e38", "1e30", "-1e38"])
+@pytest.mark.parametrize("mode", ["comfy", "A1111", "compel", "comfy++", "down_weight"])
+def test_the_largest_weights_stay_finite(mode, weight, clip):
+    text = f"(cat:{weight}) dog (bird:0.5)"
+    [(cond, _)] = entries(clip, text, weight_interpretation=mode)
+    assert torch.isfinite(cond).all()
+
+
+@pytest.mark.parametrize("options", [{"syntax": "auto"}, {"steps": -1}], ids=str)
+def test_values_that_an_option_cannot_have_are_refused(options, clip):
+    with pytest.raises(OptionError):
+        entries(clip, "x", **options)
+
+
+def test_an_unknown_option_is_named(clip):
+    with pytest.raises(TypeError, match="'weights'"):
+        entries(clip, "x", weights="comfy")
+
+
+def test_layer_all_cannot_be_weighted_otherwise(standalone):
+    clip = load_clip(
+        tiny.GOLDEN / "tiny_text_encoder.safetensors",
+        device="cpu",
+        layer="all",
+        model_options=tiny.MODEL_OPTIONS,
+    )
+    with pytest.raises(OptionError, match="another layer"):
+        entries(clip, "(x:1.1)", weight_interpretation="A1111")
+
+
+def test_with_a1111_any_word_may_name_an_embedding(standalone, tmp_path):
+    folder = standalone.model_folders("embeddings")[0]
+    before = embeddings_fingerprint("a style", "a1111")
+    layouts.save_safetensors({"emb_params": torch.zeros(1, 32)}, folder / "style.safetensors")
+    assert embeddings_fingerprint("a style", "a1111") != before
+    assert embeddings_fingerprint("a style") == ""

@@ -1,0 +1,97 @@
+// What our scripts use of ComfyUI's frontend, old and new.
+
+interface ComfyWidget {
+  name: string;
+  value: unknown;
+  serialize?: boolean;
+  margin?: number;
+  callback?: ((...values: any[]) => unknown) | null;
+}
+
+interface ComfyDOMWidgetOptions {
+  serialize: boolean;
+  hideOnZoom: boolean;
+  getMinHeight(): number;
+  getMaxHeight(): number;
+  getValue(): string;
+  setValue(value: string): void;
+}
+
+interface ComfyNode {
+  /** A number, a string in newer frontends. */
+  id: number | string;
+  type?: string;
+  comfyClass?: string;
+  graph?: object | null;
+  inputs?: { name: string }[];
+  widgets: ComfyWidget[];
+  size: [number, number];
+  computeSize(): [number, number];
+  setSize(size: [number, number]): void;
+  setDirtyCanvas?(foreground: boolean, background: boolean): void;
+  isInputConnected(slot: number): boolean;
+  getInputNode(slot: number): ComfyNode | null;
+  addDOMWidget(
+    name: string,
+    type: string,
+    element: HTMLElement,
+    options: ComfyDOMWidgetOptions,
+  ): ComfyWidget;
+  onAdded?(...values: any[]): void;
+  onConfigure?(...values: any[]): void;
+  onConnectionsChange?(...values: any[]): void;
+  onExecuted?(...values: any[]): void;
+  onRemoved?(...values: any[]): void;
+}
+
+interface ComfyNodeErrors {
+  errors?: { type?: string; message?: string; details?: string }[];
+}
+
+interface ComfySetting {
+  id: string;
+  category: string[];
+  name: string;
+  type: "boolean";
+  defaultValue: boolean;
+  onChange?(): void;
+}
+
+interface ComfyExtension {
+  name: string;
+  settings?: ComfySetting[];
+  init?(): Promise<void> | void;
+  setup?(): Promise<void> | void;
+  nodeCreated?(node: ComfyNode): void;
+}
+
+interface ComfyApp {
+  graph: object;
+  /** Absent in frontends without subgraphs. */
+  rootGraph?: object;
+  lastNodeErrors: Record<string, ComfyNodeErrors> | null;
+  /** Absent in frontends of 2023. */
+  extensionManager?: { setting?: { get(id: string): unknown } };
+  registerExtension(extension: ComfyExtension): void;
+}
+
+interface ComfyEvents {
+  execution_start: CustomEvent<unknown>;
+  execution_error: CustomEvent<{ node_id: string; exception_message: string }>;
+}
+
+interface ComfyApi {
+  fetchApi(path: string, options?: RequestInit): Promise<Response>;
+  addEventListener<Name extends keyof ComfyEvents>(
+    name: Name,
+    listener: (event: ComfyEvents[Name]) => void,
+  ): void;
+}
+
+declare module "*/scripts/app.js" {
+  export const app: ComfyApp;
+}
+
+declare module "*/scripts/api.js" {
+  export const api: ComfyApi;
+}

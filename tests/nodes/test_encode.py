@@ -1,0 +1,142 @@
+"""The nodes that encode a prompt and show its tokens, called as an executor calls them."""
+
+import json
+from pathlib import Path
+
+import layouts
+import pytest
+import torch
+from sd2_clip import NODE_CLASS_MAPPINGS
+from sd2_clip.clip import load_clip
+from sd2_clip.clip.encode_options import ENCODE_OPTIONS, EncodeOptions
+from sd2_clip.headless.execution.executor import Executor
+from sd2_clip.headless.validation.validate import validate
+from sd2_clip.headless.workflow import load_workflow, read_prompt
+
+TEXT = "a (cat:1.2) and embedding:style"
+
+
+def test_encode_gives_conditioning_and_a_report(nodes, clip):
+    conditioning, report = nodes["EncodeSD2Text"].encode(clip, TEXT)
+    ((cond, options),) = conditioning
+    tokens = clip.tokenize(TEXT)
+    expected, pooled = clip.encode_from_tokens(tokens, return_pooled=True)
+    torch.testing.assert_close(cond, expected)
+    torch.testing.assert_close(options["pooled_output"], pooled)
+    assert report.startswith("5 tokens, 1 chunk of 77")
+    assert "style (2 vectors)" in report
+
+
+def test_every_option_is_a_widget_with_its_default():
+    widgets = NODE_CLASS_MAPPINGS["EncodeSD2Text"].INPUT_TYPES()["optional"]
+    assert list(widgets) == list(ENCODE_OPTIONS)
+    defaults = {name: options["default"] for name, (_, options) in widgets.items()}
+    assert EncodeOptions(**defaults) == EncodeOptions()
+    assert widgets["steps"] == (
+        "INT",
+        {"default": 0, "min": 0, "max": 10_000, "tooltip": ENCODE_OPTIONS["steps"].help},
+    )
+    assert widgets["chunk_split"] == (
+        ["tokens", "words"],
+        {"default": "tokens", "tooltip": ENCODE_OPTIONS["chunk_split"].help},
+    )
+
+
+def test_widgets_change_the_encoding(nodes, clip):
+    text = "a (cat:1.5) and a dog"
+    ((plain, _),), _ = nodes["EncodeSD2Text"].encode(clip, text)
+    ((other, _),), _ = nodes["EncodeSD2Text"].encode(clip, text, weight_interpretation="A1111")
+    assert not torch.equal(plain, other)
+
+
+@pytest.mark.parametrize("layer", [-4, -1])
+def test_stop_at_clip_layer_is_clip_set_last_layer(layer, nodes, clip):
+    ((cond, _),), _ = nodes["EncodeSD2Text"].encode(clip, TEXT, stop_at_clip_layer=layer)
+    other = clip.clone()
+    other.clip_layer(layer)
+    torch.testing.assert_close(cond, other.encode(TEXT))
+    assert clip.layer_idx is None  # the handle that came in is as it was
+
+
+def test_inspect_shows_every_token_in_order(nodes, clip):
+    result = nodes["InspectSD2Text"].inspect(clip, TEXT)
+    (table,) = result["result"]
+    assert result["ui"]["text"] == [table]
+    rows = [line.split() for line in table.split("weight  text\n")[1].splitlines()]
+    assert [row[3] for row in rows] == [
+        "a", "cat", "and", "embedding:style[1/2]", "embedding:style[2/2]"
+    ]  # fmt: skip
+    assert [row[2] for row in rows] == ["1", "1.2", "1", "1", "1"]
+
+
+def test_inspect_parses_a1111s_syntax(nodes, clip):
+    (table,) = nodes["InspectSD2Text"].inspect(clip, "[cat:dog:0.5] (x:2)", syntax="a1111")[
+        "result"
+    ]
+    assert [line.split()[3] for line in table.splitlines() if line.startswith("    1")] == [
+        "cat", "x", "dog", "x"
+    ]  # fmt: skip
+
+
+def test_an_edited_embedding_changes_the_encoders_identity(clip, tmp_path):
+    node = NODE_CLASS_MAPPINGS["EncodeSD2Text"]
+    texts = [TEXT, "a cat", None]
+    before = [node.IS_CHANGED(text=text) for text in texts]
+    a1111 = node.IS_CHANGED(text="a style", syntax="a1111")
+    rows = torch.randn(3, 1024)
+    layouts.save_safetensors({"x": rows}, tmp_path / "models/embeddings/style.safetensors")
+    after = [node.IS_CHANGED(text=text) for text in texts]
+    assert [a == b for a, b in zip(after, before, strict=True)] == [False, True, False]
+    assert node.IS_CHANGED(text="a style", syntax="a1111") != a1111  # any word may name one
+
+
+def test_an_edited_embedding_behind_a_link_is_noticed(clip, tmp_path):
+    node = NODE_CLASS_MAPPINGS["EncodeSD2Text"]
+    (tmp_path / "elsewhere").mkdir()
+    layouts.save_safetensors({"x": torch.zeros(2)}, tmp_path / "elsewhere/far.safetensors")
+    (tmp_path / "models/embeddings/linked").symlink_to(tmp_path / "elsewhere")
+    before = node.IS_CHANGED(text=None)
+    layouts.save_safetensors({"x": torch.zeros(3)}, tmp_path / "elsewhere" / "far.safetensors")
+    assert node.IS_CHANGED(text=None) != before
+
+
+def old_prompt():
+    """An API workflow that was saved while Encode SD2 Text had the input ``masking``."""
+    inputs = {"clip": ["1", 0], "text": "a (cat:0.5)", "chunk_split": "tokens"}
+    return {
+        "1": {"class_type": "LoadSD2CLIP", "inputs": {"clip_name": "sd2.safetensors"}},
+        "2": {"class_type": "EncodeSD2Text", "inputs": inputs | {"masking": "compatible"}},
+        "3": {
+            "class_type": "SaveSD2Conditioning",
+            "inputs": {"conditioning": ["2", 0], "filename_prefix": "old"},
+        },
+    }
+
+
+def old_document():
+    """The same as the editor saved it, with a widget value more than the node has now."""
+    example = Path(__file__).parents[2] / "example_workflows" / "first_steps.json"
+    document = json.loads(example.read_text(encoding="utf-8"))
+    for node in document["nodes"]:
+        if node["type"] == "EncodeSD2Text":
+            node["widgets_values"].append("compatible")
+    return document
+
+
+def test_an_old_workflow_with_the_input_masking_still_runs(clip, standalone, monkeypatch):
+    def load_small(*args, **options):
+        return clip
+
+    monkeypatch.setattr(load_clip, "load_clip", load_small)
+    validation = validate(read_prompt(old_prompt(), NODE_CLASS_MAPPINGS))
+    assert list(validation.lines()) == []
+    execution = Executor().execute(validation)
+    assert execution.error is None, str(execution.error)
+    assert (standalone.output_directory() / "old_00001_.safetensors").exists()
+
+
+def test_an_old_document_with_the_widget_masking_is_still_converted():
+    prompt = load_workflow(old_document(), NODE_CLASS_MAPPINGS).prompt
+    [inputs] = [n["inputs"] for n in prompt.values() if n["class_type"] == "EncodeSD2Text"]
+    assert inputs["chunk_split"] == "tokens"
+    assert set(inputs) == {"clip", "text", *ENCODE_OPTIONS}

@@ -1,0 +1,92 @@
+"""Detecting changed weights, directly; what relies on it is tested beside the cache and oneDNN."""
+
+import copy
+import gc
+import weakref
+
+import pytest
+import tiny
+import torch
+from sd2_clip.sd2.model.weights_fingerprint import (
+    TensorFingerprint,
+    WeightsFingerprint,
+    is_altered,
+    is_plain,
+)
+
+
+@pytest.fixture
+def module() -> torch.nn.Module:
+    transformer: torch.nn.Module = tiny.text_encoder().clip_h.transformer
+    return transformer
+
+
+def last_block(module):
+    return module.text_model.encoder.layers[-1]
+
+
+def test_an_unchanged_module_matches(module):
+    fingerprint = WeightsFingerprint(module)
+    module.state_dict()
+    assert fingerprint.matches(module)
+
+
+def test_another_module_with_equal_weights_does_not_match(module):
+    assert not WeightsFingerprint(module).matches(copy.deepcopy(module))
+
+
+CHANGES = {
+    "weight in place": lambda module: last_block(module).mlp.fc2.weight.data.mul_(2),
+    "bias in place": lambda module: last_block(module).mlp.fc2.bias.data.add_(1),
+    "unfrozen": lambda module: last_block(module).requires_grad_(),
+    "hook": lambda module: last_block(module).register_forward_hook(lambda *call: None),
+    "method replaced": lambda module: setattr(last_block(module), "forward_at", print),
+    "layer replaced": lambda module: setattr(last_block(module), "mlp", torch.nn.Identity()),
+    "layer added": lambda module: last_block(module).mlp.add_module("extra", torch.nn.Identity()),
+    "parameter added": lambda module: last_block(module).register_parameter(
+        "extra", torch.nn.Parameter(torch.zeros(1), requires_grad=False)
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=list(CHANGES))
+def test_a_changed_module_does_not_match(change, module):
+    fingerprint = WeightsFingerprint(module)
+    change(module)
+    assert not fingerprint.matches(module)
+
+
+def test_a_fingerprint_of_tensors_keeps_none_of_them_alive():
+    tensor = torch.zeros(3)
+    fingerprint = TensorFingerprint([tensor])
+    assert fingerprint.matches([tensor])
+    gone = weakref.ref(tensor)
+    del tensor
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.parametrize(
+    ("tensor", "expected"),
+    [
+        (torch.zeros(3), True),
+        (torch.nn.Parameter(torch.zeros(3), requires_grad=False), True),
+        (torch.nn.Parameter(torch.zeros(3)), False),
+        (torch.zeros(3, device="meta"), False),
+        (torch.zeros(0), False),
+        (torch.zeros(3).to_sparse(), False),
+    ],
+    ids=["tensor", "frozen parameter", "in training", "meta", "no memory", "sparse"],
+)
+def test_only_frozen_values_on_the_cpu_are_plain(tensor, expected):
+    assert is_plain(tensor) == expected
+
+
+def test_a_module_with_a_hook_or_in_training_is_altered(module):
+    assert not is_altered(module)
+    hook = last_block(module).register_forward_pre_hook(lambda *call: None)
+    assert is_altered(module)
+    hook.remove()
+    assert not is_altered(module)
+    module.requires_grad_()
+    assert is_altered(module)
