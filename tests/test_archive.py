@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from node_descriptions import CORE_NODES, EXAMPLE_FILES, described
 
+pytestmark = pytest.mark.slow
+
 pathspec = pytest.importorskip("pathspec", reason="pathspec is in the test group")
 
 ROOT = Path(__file__).parent.parent

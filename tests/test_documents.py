@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import room_tables
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
@@ -38,3 +39,11 @@ def test_docstrings_cite_pages_that_are_here():
         if not ((ROOT / page).exists() or (ROOT / "js" / "docs" / page).exists())
     }
     assert not missing
+
+
+def test_the_architecture_page_describes_every_module():
+    """To mend: ``python tests/support/room_tables.py``."""
+    page = room_tables.PAGE.read_text(encoding="utf-8")
+    assert room_tables.with_room_tables(page) == page
+    folders = {path.parent.relative_to(ROOT).as_posix() for path in SOURCES}
+    assert folders == set(room_tables.ROOMS)

@@ -19,6 +19,8 @@ from sd2_clip.dataset import EncodedCaptions
 from sd2_clip.sd2.config import load_config
 from sd2_clip.sd2.detection.state_dict_keys import text_model_shapes
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 WORKFLOW = ROOT / "tests/workflows/first_steps.json"
 

@@ -3,6 +3,8 @@
 import pytest
 from fake_graph import chain, executed, fake_node, node, validated
 
+pytestmark = pytest.mark.slow
+
 SIZE = 20_000
 
 
