@@ -6,6 +6,8 @@ PYTHON ?= python3
 TORCH := torch==2.13.0
 PIP := -m pip install --quiet --disable-pip-version-check
 PYTEST := .venv/test/bin/python -m pytest
+# Two processes on two cores: threads of their own would only wait for each other.
+IN_PARALLEL := OMP_NUM_THREADS=1 $(PYTEST) -n 2
 # What needs a browser, a heavy peer or an hour has commands of its own.
 ELSEWHERE := not browser and not oracle and not nightly
 
@@ -18,10 +20,10 @@ demo: .venv/demo/ready ## Encode a first prompt without ComfyUI (CHECKPOINT=file
 	.venv/demo/bin/sd2-clip demo --output demo $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
 
 test: .venv/test/ready lint ## Run the checks: lint, types and all tests but the browser's
-	$(PYTEST) -n 2 -m "$(ELSEWHERE)"
+	$(IN_PARALLEL) -m "$(ELSEWHERE)"
 
 test-fast: .venv/test/ready ## Run what takes less than a minute: no real sizes, no commands, no browser
-	$(PYTEST) -n 2 -m "$(ELSEWHERE) and not full_size and not slow and not comfyui"
+	$(IN_PARALLEL) -m "$(ELSEWHERE) and not full_size and not slow and not comfyui"
 
 # open_clip brings torchvision, which must fit torch: PyPI's fits the pinned one.
 test-oracles: .venv/test/ready ## Compare with heavy peers such as open_clip
