@@ -4,7 +4,9 @@ The names of the weight interpretations are those of ComfyUI_ADV_CLIP_emb, which
 defined on one text, whatever else is encoded with it. With z the state of a token, w its weight and
 ``empty`` the state of the empty text at the same position:
 
-- ``comfy``: ``empty + w * (z - empty)``.
+- ``comfy``: ``empty + w * (z - empty)``. The text encoder itself applies it
+  (``SDClipModel.encode_token_weights``), ours and ComfyUI's alike; here only its weights are
+  normalized.
 - ``A1111``: ``w * z``, then everything times one factor that restores the mean of the whole text.
 - ``compel``: weights above 1 as ``comfy``. Weights below 1 mix encodings of the text in which words
   are masked: with 0.2 and 0.5 in use, 0.2 of the full text, 0.3 of the text without the words at
@@ -13,7 +15,7 @@ defined on one text, whatever else is encoded with it. With z the state of a tok
   states at the same positions of the text in which only that word is masked.
 - ``down_weight``: all weights are divided by the largest, which is at least 1, then as ``compel``.
 
-All but A1111 add multiples of differences between encodings. A plan lists those encodings, each
+The last three add multiples of differences between encodings. A plan lists those encodings, each
 once, and the multiples; the caller encodes the plan's chunks in one batch.
 
 Two cases have no finite result by these definitions:
@@ -90,7 +92,10 @@ class WeightingPlan:
 def plan_weighting(
     chunks: Sequence[WeightedChunk], weight_interpretation: str, token_normalization: str
 ) -> WeightingPlan:
-    """Plan the weighting of one text: any number of chunks, all of one length."""
+    """Plan the weighting of one text: any number of chunks, all of one length.
+
+    Not for ``comfy``, which needs no plan.
+    """
     plan = _PlanBuilder(chunks, normalize_weights(chunks, token_normalization))
     _INTERPRETATIONS[weight_interpretation](plan)
     return plan.finished()
@@ -200,11 +205,6 @@ class _PlanBuilder:
             for rows in zip(self._weights, self._word_ids, strict=True)
         ]
 
-    def move_from_empty(self) -> None:
-        """Move each state along the line from the empty text, by its weight."""
-        for own, row in enumerate(self._weights):
-            self._add(own, self._empty, [1.0 - weight for weight in row])
-
     def mix_masked(self, *, amplified: bool) -> None:
         """Mix encodings in which the words of the lowest weight are masked, of the two lowest, ….
 
@@ -264,10 +264,6 @@ def _content(chunk: tuple[TokenValue, ...]) -> tuple[Any, ...]:
     return tuple(value if isinstance(value, int) else ("vector", id(value)) for value in chunk)
 
 
-def _comfy(plan: _PlanBuilder) -> None:
-    plan.move_from_empty()
-
-
 def _a1111(plan: _PlanBuilder) -> None:
     plan.scale()
 
@@ -287,11 +283,10 @@ def _down_weight(plan: _PlanBuilder) -> None:
 
 
 _INTERPRETATIONS: Mapping[str, Callable[[_PlanBuilder], None]] = {
-    "comfy": _comfy,
     "A1111": _a1111,
     "compel": _compel,
     "comfy++": _comfy_plus_plus,
     "down_weight": _down_weight,
 }
 
-WEIGHT_INTERPRETATIONS = tuple(_INTERPRETATIONS)
+WEIGHT_INTERPRETATIONS = ("comfy", *_INTERPRETATIONS)
