@@ -86,7 +86,7 @@ def test_convert_writes_just_the_text_encoder(folder, tmp_path):
     assert out.stat().st_mode & 0o077 == (folder / "probe").stat().st_mode & 0o077
     again = run(folder, "convert", "models/sd2.safetensors", out)
     assert again.returncode == 1
-    assert "exists already" in again.stderr
+    assert "already exists" in again.stderr
 
 
 @pytest.mark.full_size
