@@ -1,4 +1,4 @@
-"""A data set of captions beside the usual loop: transformers' tokenizer and model, torch.save.
+"""Compares encoding a data set with the usual loop: transformers' tokenizer and model, torch.save.
 
 python -m benchmarks.dataset CHECKPOINT [--captions N]
 """
@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 from sd2_clip.clip.load_clip import load_clip
-from sd2_clip.dataset.captions import Caption
-from sd2_clip.dataset.encoder import CaptionEncoder
-from sd2_clip.dataset.shards import encode_captions
+from sd2_clip.dataset.caption_encoder import CaptionEncoder
+from sd2_clip.dataset.encode_captions import encode_captions
+from sd2_clip.dataset.formats import make_format
 from sd2_clip.sd2.tokens.bpe import clip_tokenizer
 
 from .encoding import transformers_encoder
@@ -23,14 +23,14 @@ BATCH = 32
 WORDS = ("photo", "painting", "red", "old", "small", "cat", "dog", "house", "tree", "blue", "sky")
 
 
-def captions(count: int) -> list[Caption]:
-    """Captions of 15 words, of which one in ten comes twice, as in scraped data sets."""
+def captions(count: int) -> list[str]:
+    """Create captions of 15 words, one in ten of which comes twice, as in scraped data sets."""
     texts = []
     for number in range(count):
         digits = number - 1 if number % 10 == 9 else number
         words = [WORDS[(digits // len(WORDS) ** place) % len(WORDS)] for place in range(3)]
         texts.append(" ".join(words * 5))
-    return [Caption(str(number), text) for number, text in enumerate(texts)]
+    return texts
 
 
 def main() -> None:
@@ -46,13 +46,16 @@ def main() -> None:
         tokenizer = clip_tokenizer().transformers
         tokenizer.pad_token = "!"
         runs = iter(range(1000))
+        source = Path(folder, "captions.txt")
+        source.write_text("\n".join(data), encoding="utf-8")
 
         def ours() -> None:
-            encode_captions(data, Path(folder, str(next(runs))), encoder, shard_size=BATCH)
+            out = str(Path(folder, str(next(runs))))
+            encode_captions(str(source), out, encoder, make_format(), fragment_size=BATCH)
 
         def usual() -> None:
             for start in range(0, len(data), BATCH):
-                texts = [caption.text for caption in data[start : start + BATCH]]
+                texts = data[start : start + BATCH]
                 ids = tokenizer(
                     texts, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
                 ).input_ids
