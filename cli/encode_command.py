@@ -11,12 +11,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..dataset.encode_captions import Engine, Summary
+    from ..dataset.encode_captions import Engine
+    from ..dataset.finish import Summary
     from ..dataset.formats import Format
-    from ..dataset.local_engine import Part
+    from ..dataset.leases import Part
 
 # Written out: reading them from where they are defined would import torch for --help.
-FORMATS = ("parquet", "safetensors")
+FORMATS = ("parquet", "safetensors", "mds", "webdataset", "simpletuner", "threestudio")
 DTYPES = ("fp16", "bf16", "fp32")
 
 
@@ -105,13 +106,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="dtype of the weights (default: auto, fp16 on a GPU and fp32 on the CPU)",
     )
     encoding.add_argument("--device", default="auto", help="auto, cpu or gpu:N (default: auto)")
+    running = parser.add_argument_group("where to encode")
+    running.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="this process, or the machines of a Ray cluster (default: local)",
+    )
+    running.add_argument(
+        "--address",
+        metavar="HOST",
+        help="address of the Ray cluster (default: RAY_ADDRESS, else a cluster on this machine)",
+    )
+    running.add_argument(
+        "--workers", metavar="N", type=int, default=1, help="Ray workers at most (default: 1)"
+    )
+    running.add_argument(
+        "--gpus",
+        metavar="F",
+        type=float,
+        help="GPUs of a Ray worker; 0.5 puts two on a GPU (default: 1 if the cluster has GPUs)",
+    )
     writing = parser.add_argument_group("writing embeddings")
     add_format_arguments(writing)
     writing.add_argument(
         "--shard-size",
         metavar="N",
         type=int,
-        help="rows of the input for each file (default: 1000)",
+        help="rows of the input for each file (default: 1000; mds 800, threestudio 200)",
     )
     writing.add_argument(
         "--part",
@@ -148,12 +170,27 @@ def add_format_arguments(parser: argparse._ArgumentGroup) -> None:
         "--token-ids", action="store_true", help="parquet, safetensors: store the token ids too"
     )
 
+    parser.add_argument(
+        "--mds-keys",
+        choices=("latents", "new"),
+        default="latents",
+        help="mds: caption_latents in fp16, or caption_CLIP_LATENTS and its mask and pooled vector "
+        "in fp32, as Mosaic's later scripts have them (default: latents)",
+    )
+    parser.add_argument(
+        "--model-name",
+        metavar="NAME",
+        default="",
+        help="threestudio: its pretrained_model_name_or_path, which is part of the file names",
+    )
+
 
 def chosen_format(arguments: argparse.Namespace) -> Format:
     """Build the format with its options. Raises ``OptionError`` for one that it does not have."""
     from ..dataset.formats import make_format
 
-    return make_format(arguments.format, layout=arguments.layout, token_ids=arguments.token_ids)
+    names = ("layout", "token_ids", "mds_keys", "model_name")
+    return make_format(arguments.format, **{name: getattr(arguments, name) for name in names})
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -203,14 +240,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _engine(arguments: argparse.Namespace) -> Engine:
-    from ..dataset.encode_captions import local_engine
+    if arguments.engine == "local":
+        from ..dataset.local_engine import LocalEngine
 
-    return local_engine
+        return LocalEngine()
+    from ..dataset.ray_engine import RayEngine
+
+    return RayEngine(arguments.address, workers=arguments.workers, gpus=arguments.gpus)
 
 
 def parse_part(text: str) -> Part:
     """Parse ``I/N``."""
-    from ..dataset.local_engine import Part
+    from ..dataset.leases import Part
     from ..sd2.errors import OptionError
 
     match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
@@ -221,13 +262,13 @@ def parse_part(text: str) -> Part:
     return Part(int(match[1]), int(match[2]))
 
 
-def describe(summary: Summary, seconds: float) -> str:
+def describe(summary: Summary, seconds: float, done: str = "encoded") -> str:
     """Format the counts, a line for each thing that a trainer should know."""
     counts = summary.counts
     rate = f" ({summary.encoded / seconds:.1f} a second)" if summary.encoded else ""
     lines = [
         f"captions: {counts.captions:,} in {summary.fragments:,} files",
-        f"encoded now: {summary.encoded:,} in {seconds:.1f} s{rate}",
+        f"{done} now: {summary.encoded:,} in {seconds:.1f} s{rate}",
     ]
     if counts.truncated:
         lines.append(

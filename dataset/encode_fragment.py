@@ -18,9 +18,9 @@ from ..sd2.tokens.sd_tokenizer import CONTEXT_LENGTH
 from .caption_encoder import CaptionEncoder
 from .encoded_rows import EncodedRows
 from .formats import Format
-from .fragments import Fragment
+from .fragments import EmptyFragment, Fragment
 from .inputs.captions import Caption, ReadOptions
-from .manifest import EMPTY_ID, Sidecar, WrittenFile, stem, write_sidecar
+from .manifest import Sidecar, WrittenFile, stem, write_sidecar
 from .read_fragment import FragmentReader
 from .storage import Folder
 from .tokenizers import pad_chunk
@@ -46,6 +46,21 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Environment:
+    """What results depend on where they are computed."""
+
+    settings: dict[str, Any]
+    """Of the encoder."""
+    threads: int
+    """Of torch on the CPU."""
+
+
+def environment_of(encoder: CaptionEncoder) -> Environment:
+    """Describe this process; loads the checkpoint."""
+    return Environment(encoder.settings(), torch.get_num_threads())
+
+
+@dataclass(frozen=True)
 class PreparedFragment:
     """A fragment's captions and tokens, before they are encoded."""
 
@@ -54,7 +69,7 @@ class PreparedFragment:
     token_counts: Sequence[int]
     row_of: Sequence[int]
     chunks: Sequence[Sequence[int]]
-    failed: int = 0
+    failed: int
 
 
 @dataclass
@@ -79,20 +94,14 @@ class FragmentEncoder:
     def prepare(self, fragment: Fragment) -> PreparedFragment:
         """Read and tokenize a fragment."""
         text = self._reader.read(fragment)
-        return self._tokenized(fragment.id, self.job.format.expand(text.captions), text.failed)
-
-    def prepare_empty(self) -> PreparedFragment:
-        """Tokenize the empty caption, for trainers that drop captions."""
-        return self._tokenized(EMPTY_ID, [Caption("", "")])
-
-    def _tokenized(
-        self, name: str, captions: Sequence[Caption], failed: int = 0
-    ) -> PreparedFragment:
+        captions = text.captions
+        if not isinstance(fragment, EmptyFragment):
+            captions = list(self.job.format.expand(captions))
         ids = self.encoder.tokenize([caption.text for caption in captions])
         rows: dict[tuple[int, ...], int] = {}
         row_of = [rows.setdefault(tuple(pad_chunk(one)), len(rows)) for one in ids]
         counts = [len(one) for one in ids]
-        return PreparedFragment(name, captions, counts, row_of, list(rows), failed)
+        return PreparedFragment(fragment.id, captions, counts, row_of, list(rows), text.failed)
 
     def encode(self, prepared: PreparedFragment) -> tuple[PreparedFragment, EncodedRows]:
         """Encode the distinct captions of a fragment."""
@@ -127,7 +136,6 @@ def write_rows(job: Job, name: str, rows: EncodedRows, failed: int = 0) -> Sidec
         longest=max(rows.token_counts, default=0),
         failed=failed,
         files=tuple(written),
-        details=job.format.details(rows),
     )
     write_sidecar(job.out, sidecar)
     return sidecar
@@ -136,7 +144,12 @@ def write_rows(job: Job, name: str, rows: EncodedRows, failed: int = 0) -> Sidec
 def encode_chunks(
     encoder: CaptionEncoder, chunks: Sequence[Sequence[int]]
 ) -> dict[str, torch.Tensor]:
-    """Encode *chunks* in batches, of which none is small: the last is filled up with chunks."""
+    """Encode *chunks* in batches; the last is filled up, with the empty caption.
+
+    On the CPU, so that it is not too small; on a GPU to the size of the others, because kernels
+    are chosen by size.
+    """
+    smallest = SMALLEST_BATCH if encoder.device.type == "cpu" else BATCH
     tensors = encoder.encode_chunks([])
     results = {
         name: torch.empty(len(chunks), *empty.shape[1:], dtype=empty.dtype)
@@ -145,7 +158,7 @@ def encode_chunks(
     for start in range(0, len(chunks), BATCH):
         some = list(chunks[start : start + BATCH])
         count = len(some)
-        some += [pad_chunk([])] * max(SMALLEST_BATCH - count, 0)
+        some += [pad_chunk([])] * max(smallest - count, 0)
         for name, found in encoder.encode_chunks(some).items():
             results[name][start : start + count] = found[:count]
     return results

@@ -15,8 +15,11 @@ import torch
 
 from ..sd2.errors import OptionError, SD2ClipError
 from ..sd2.files.checkpoint import open_checkpoint
+from .encoded_rows import LATENTS, POOLED, EncodedRows
+from .inputs.captions import Caption
 from .manifest import IncompleteError, read_manifest
 from .storage import Folder
+from .tokenizers import pad_chunk, tokenize
 
 OPEN_FILES = 32
 
@@ -50,9 +53,13 @@ class EncodedCaptions:
                 f"{folder} is in the format {manifest.settings['file_format']}, which its own "
                 f"trainer reads. This class reads {' and '.join(_OPENERS)}."
             )
-        self._names = [name for name, _ in manifest.fragments]
+        self.files = [name for name, _ in manifest.fragments]
+        """Names of the files, in order."""
+        self.left_out = manifest.left_out
+        """Counts of input files that had no partner."""
         self._ends = list(accumulate(count for _, count in manifest.fragments))
-        self._empty = manifest.empty
+        self.empty_file = manifest.empty
+        """Name of the file of the empty caption."""
         self._files: OrderedDict[str, _EncodedFile] = OrderedDict()
         """The files used last; an open file each."""
 
@@ -66,10 +73,10 @@ class EncodedCaptions:
         number %= length
         index = bisect_right(self._ends, number)
         start = self._ends[index - 1] if index else 0
-        return self._row(self._names[index], number - start)
+        return self._row(self.files[index], number - start)
 
     def __iter__(self) -> Iterator[Item]:
-        for name in self._names:
+        for name in self.files:
             for row in range(self._file(name).count):
                 yield self._row(name, row)
 
@@ -91,7 +98,7 @@ class EncodedCaptions:
         random_order.shuffle(groups)
         rows: list[Item] = []
         for index, start, count in groups[worker::workers]:
-            name = self._names[index]
+            name = self.files[index]
             rows += [self._row(name, row) for row in range(start, start + count)]
             while len(rows) > buffer:
                 yield _draw(rows, random_order)
@@ -113,12 +120,31 @@ class EncodedCaptions:
     @property
     def keys(self) -> list[str]:
         """All keys, in order; reads no embeddings."""
-        return [key for name in self._names for key in self._file(name).read_keys()]
+        return [key for name in self.files for key in self._file(name).read_keys()]
 
     @property
     def empty(self) -> Item:
         """The empty caption's embedding, for captions that are dropped in training."""
-        return self._row(self._empty, 0)
+        return self._row(self.empty_file, 0)
+
+    def read_file(self, name: str) -> EncodedRows:
+        """Read all captions of a file; those with equal tokens share an embedding."""
+        items = [self._row(name, row) for row in range(self._file(name).count)]
+        tokens = tokenize([item["caption"] for item in items], self.settings["tokenizer"])
+        rows: dict[tuple[int, ...], int] = {}
+        row_of = [rows.setdefault(tuple(pad_chunk(ids)), len(rows)) for ids in tokens]
+        first = [row_of.index(row) for row in range(len(rows))]
+        return EncodedRows(
+            [Caption(item["key"], item["caption"]) for item in items],
+            [item["token_count"] for item in items],
+            row_of,
+            list(rows),
+            {
+                kind: torch.stack([items[index][kind] for index in first])
+                for kind in (LATENTS, POOLED)
+                if kind in items[0]
+            },
+        )
 
     def _row(self, name: str, row: int) -> Item:
         try:

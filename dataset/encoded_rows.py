@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
@@ -39,6 +40,14 @@ class EncodedRows:
     def array(self, name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
         """Return a tensor as a numpy array (D, …), sharing its memory."""
         return self.tensors[name].numpy()
+
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def valid_text(text: str) -> str:
+    """Replace halves of surrogate pairs, which JSON can carry and UTF-8 cannot, as tokens do."""
+    return _SURROGATES.sub("\ufffd", text)
 
 
 @dataclass(frozen=True)

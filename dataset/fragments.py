@@ -38,7 +38,14 @@ class TextsFragment:
     files: tuple[str, ...]
 
 
-Fragment = RowsFragment | TextsFragment
+@dataclass(frozen=True)
+class EmptyFragment:
+    """The empty caption, for trainers that drop captions."""
+
+    id: str = "empty"
+
+
+Fragment = RowsFragment | TextsFragment | EmptyFragment
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,37 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+from ..sd2.errors import OptionError
 from .fragments import Fragment
-from .local_engine import Part
 from .manifest import is_done
 from .storage import Folder, process_ended, process_name
 
 LEASES = "_leases"
 LEASE_SECONDS = 1800
 """After which a process that has not finished a fragment is given up."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A worker's share of the fragments: the *number*-th of *of* blocks, counted from 1."""
+
+    number: int = 1
+    of: int = 1
+
+    def __post_init__(self) -> None:
+        if self.of < 1:
+            raise OptionError(f"Invalid part {self.number}/{self.of}: there is at least one part.")
+        if not 1 <= self.number <= self.of:
+            raise OptionError(
+                f"Invalid part {self.number}/{self.of}: the first number must be between 1 and "
+                f"{self.of}."
+            )
+
+    def bounds(self, total: int) -> tuple[int, int]:
+        """Return where the block starts and ends."""
+        return total * (self.number - 1) // self.of, total * self.number // self.of
 
 
 def take_fragments(out: Folder, fragments: Sequence[Fragment], part: Part) -> Iterator[Fragment]:

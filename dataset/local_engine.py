@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 
-from ..sd2.errors import OptionError
-from .encode_fragment import FragmentEncoder, PreparedFragment
+import torch
+
+from .caption_encoder import CaptionEncoder
+from .encode_fragment import (
+    Environment,
+    FragmentEncoder,
+    Job,
+    PreparedFragment,
+    environment_of,
+)
 from .fragments import Fragment
 from .manifest import Sidecar
 
@@ -16,25 +23,22 @@ AHEAD = 2
 """Fragments that are read and tokenized before they are needed."""
 
 
-@dataclass(frozen=True)
-class Part:
-    """A worker's share of the fragments: the *number*-th of *of* blocks, counted from 1."""
+class LocalEngine:
+    """Encodes in this process."""
 
-    number: int = 1
-    of: int = 1
+    def environment(self, encoder: CaptionEncoder) -> Environment:
+        """Return what results depend on in this process."""
+        return environment_of(encoder)
 
-    def __post_init__(self) -> None:
-        if self.of < 1:
-            raise OptionError(f"Invalid part {self.number}/{self.of}: there is at least one part.")
-        if not 1 <= self.number <= self.of:
-            raise OptionError(
-                f"Invalid part {self.number}/{self.of}: the first number must be between 1 and "
-                f"{self.of}."
-            )
-
-    def bounds(self, total: int) -> tuple[int, int]:
-        """Return where the block starts and ends."""
-        return total * (self.number - 1) // self.of, total * self.number // self.of
+    def encode(
+        self, job: Job, encoder: CaptionEncoder, fragments: Iterable[Fragment]
+    ) -> Iterator[Sidecar]:
+        """Encode fragments in order; yield the sidecar of each when it is written."""
+        worker = FragmentEncoder(job, encoder)
+        try:
+            yield from encode_fragments(worker, fragments)
+        finally:
+            worker.close()
 
 
 def encode_fragments(worker: FragmentEncoder, fragments: Iterable[Fragment]) -> Iterator[Sidecar]:
@@ -43,6 +47,7 @@ def encode_fragments(worker: FragmentEncoder, fragments: Iterable[Fragment]) -> 
     One fragment is encoded while the next is read and tokenized and the last is written, so that
     memory holds the embeddings of two.
     """
+    torch.set_num_threads(worker.job.threads)
     with ThreadPoolExecutor(1, "sd2_clip reader") as reader, ThreadPoolExecutor(1, "writer") as io:
         prepared: deque[Future[PreparedFragment]] = deque()
         iterator = iter(fragments)

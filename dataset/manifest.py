@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..sd2.errors import SD2ClipError
@@ -26,6 +27,9 @@ MANIFEST = "manifest.json"
 DONE = "_done"
 EMPTY_ID = "empty"
 """Of the fragment that is the empty caption."""
+
+OUTPUT = re.compile(rf"captions-[0-9a-f]{{20}}\..*|[0-9a-f]{{32}}(-sd2x)?\.pt|{DONE}/.*\.json")
+"""Names of the files that fragments have."""
 
 READERS = 32
 """Sidecars that are read at a time."""
@@ -60,8 +64,6 @@ class Sidecar:
     failed: int
     """Rows left out because img2dataset could not download their picture."""
     files: tuple[WrittenFile, ...]
-    details: dict[str, Any] = field(default_factory=dict)
-    """What the format's ``finish`` needs."""
 
     def to_json(self) -> bytes:
         """Serialize the sidecar."""
@@ -116,7 +118,7 @@ class Listing:
     def __init__(self, out: Folder) -> None:
         self._out = out
         self.files: dict[str, FileInfo] = {file.name: file for file in out.files()}
-        self._data = {name.partition(".")[0] for name in self.files if "/" not in name}
+        self._data = {name.partition("/")[0].partition(".")[0] for name in self.files}
 
     def done(self, name: str, *, per_fragment: bool) -> bool:
         """Whether a fragment has its sidecar and, if it has a file of its own, that file too."""
@@ -240,8 +242,4 @@ def stale_files(listing: Listing, sidecars: Sequence[Sidecar]) -> list[str]:
     """Return the files of fragments that are no longer in the plan, their sidecars included."""
     wanted = {file.name for sidecar in sidecars for file in sidecar.files}
     wanted |= {f"{DONE}/{sidecar.id}.json" for sidecar in sidecars}
-    return sorted(
-        name
-        for name in listing.files
-        if name not in wanted and name.startswith(("captions-", f"{DONE}/"))
-    )
+    return sorted(name for name in listing.files if name not in wanted and OUTPUT.fullmatch(name))

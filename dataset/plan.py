@@ -14,7 +14,7 @@ from typing import Any
 
 from ..sd2.errors import SD2ClipError
 from ..version import __version__
-from .fragments import Fragment, Input, TableFile, TextGroup, group_texts, read_table
+from .fragments import EmptyFragment, Fragment, Input, TableFile, TextGroup, group_texts, read_table
 from .inputs.captions import CaptionsError, ReadOptions
 from .inputs.find import Inputs
 from .storage import Folder
@@ -49,10 +49,12 @@ class Plan:
         return size
 
     def __len__(self) -> int:
+        """Return the number of fragments, without that of the empty caption."""
         return sum(one.count(self.fragment_size) for one in self.inputs)
 
     def fragments(self) -> Iterator[Fragment]:
-        """Iterate over the fragments; their ids contain the settings."""
+        """Iterate over the empty caption and all fragments; ids depend on the settings."""
+        yield EmptyFragment()
         salt = json.dumps(self.settings, sort_keys=True)
         for one in self.inputs:
             yield from one.fragments(self.fragment_size, salt)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from .fragments import Fragment, RowsFragment, TextsFragment, open_parquet
+from .fragments import EmptyFragment, Fragment, RowsFragment, TextsFragment, open_parquet
 from .inputs.captions import Caption, CaptionsError, ReadOptions
 from .inputs.columns import Row, RowReader
 from .inputs.find import Inputs
@@ -64,6 +64,8 @@ class FragmentReader:
     def read(self, fragment: Fragment) -> FragmentText:
         """Read one fragment. Raises ``CaptionsError``, which names file and row."""
         try:
+            if isinstance(fragment, EmptyFragment):
+                return FragmentText([Caption("", "")])
             if isinstance(fragment, TextsFragment):
                 return self._texts(fragment)
             found = self._rows(fragment)

@@ -7,10 +7,15 @@ from typing import Any
 
 from ...sd2.errors import OptionError
 from .base import Format, FormatOptions
+from .mds import MDS
 from .parquet import Parquet
 from .safetensors import Safetensors
+from .trainer_caches import SimpleTuner, Threestudio
+from .webdataset import WebDataset
 
-FORMATS: dict[str, type[Format]] = {one.name: one for one in (Parquet, Safetensors)}
+FORMATS: dict[str, type[Format]] = {
+    one.name: one for one in (Parquet, Safetensors, MDS, WebDataset, SimpleTuner, Threestudio)
+}
 
 __all__ = ["FORMATS", "Format", "FormatOptions", "make_format"]
 

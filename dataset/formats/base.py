@@ -45,6 +45,8 @@ class Format:
     rows: ClassVar[int] = 1000
     """Captions of a fragment, unless the user says how many."""
 
+    needs_encoder: ClassVar[bool] = False
+    """Whether it has embeddings of more texts than the captions."""
     per_fragment: ClassVar[bool] = True
     """Whether a fragment has one file of its own, which names it."""
 
@@ -63,10 +65,6 @@ class Format:
     ) -> Iterator[OutputFile]:
         """Return the files of a fragment, in order; most formats have one, ``stem`` + ending."""
         raise NotImplementedError
-
-    def details(self, rows: EncodedRows) -> dict[str, Any]:
-        """Return what ``finish`` needs to know of the fragment, as JSON values."""
-        return {}
 
     def finish(self, out: Folder, sidecars: Sequence[Sidecar], settings: Mapping[str, Any]) -> None:
         """Write what the format needs beside the files of all fragments."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ...sd2.errors import OptionError
 from ..caption_encoder import METADATA_KEY
-from ..encoded_rows import EncodedRows, OutputFile
+from ..encoded_rows import EncodedRows, OutputFile, valid_text
 from .base import Format
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ class Parquet(Format):
             return tensor_column(values[row_of], self.chosen.layout)
 
         columns = {
-            "key": pa.array([caption.key for caption in captions], pa.string()),
-            "caption": pa.array([_text(caption.text) for caption in captions], pa.string()),
+            "key": pa.array([valid_text(caption.key) for caption in captions], pa.string()),
+            "caption": pa.array([valid_text(caption.text) for caption in captions], pa.string()),
             "token_count": pa.array(rows.token_counts[some], pa.int32()),
             "truncated": pa.array(rows.truncated[some], pa.bool_()),
         }
@@ -80,8 +80,3 @@ class Parquet(Format):
             columns["token_ids"] = tensors(np.array(rows.chunks, dtype=np.int32))
         metadata = {METADATA_KEY: json.dumps(dict(settings), sort_keys=True)}
         return pa.table(columns, metadata=metadata)
-
-
-def _text(text: str) -> str:
-    """Replace what UTF-8 cannot hold: half a surrogate pair, which JSON can carry."""
-    return text.encode("utf-8", "replace").decode("utf-8")
