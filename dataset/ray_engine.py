@@ -83,7 +83,7 @@ class RayEngine:
             EncodeFragments,
             fn_constructor_args=[job, encoder],
             batch_size=together,
-            concurrency=(1, self._workers),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=self._workers),
             num_cpus=1,
             num_gpus=self._gpus,
         )
