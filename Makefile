@@ -11,7 +11,7 @@ IN_PARALLEL := OMP_NUM_THREADS=1 $(PYTEST) -n 2
 # What needs a browser, a heavy peer or an hour has commands of its own.
 ELSEWHERE := not browser and not oracle and not nightly
 
-.PHONY: help demo test test-fast test-oracles test-comfyui nightly lint format bench clean
+.PHONY: help demo test test-fast test-oracles test-comfyui test-engines nightly lint format bench clean
 
 help: ## List the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' Makefile | column -t -s '|'
@@ -33,10 +33,15 @@ test-oracles: .venv/test/ready ## Compare with heavy peers such as open_clip
 test-comfyui: ## Run our nodes in a real ComfyUI: COMFYUI_DIR=folder COMFYUI_PYTHON=python that runs it
 	"$(COMFYUI_PYTHON)" -m pytest tests/comfyui $(COMFYUI_TESTS)
 
-nightly: .venv/test/ready ## Run all that is too long for .ci/run
+# Set MOSAIC_PYTHON to a Python with mosaicml-streaming, which cannot be installed beside a current
+# torch, for its reader.
+test-engines: .venv/engines/ready ## Encode data sets on Ray, on an S3 server, and for other programs' readers
+	.venv/engines/bin/python -m pytest tests/dataset/test_ray_engine.py tests/dataset/test_object_store.py tests/dataset/formats
+
+nightly: .venv/test/ready .venv/engines/ready ## Run all that is too long for .ci/run
 	.ci/run
 	$(MAKE) test-oracles
-	$(PYTEST) -m nightly
+	.venv/engines/bin/python -m pytest -m nightly
 	$(if $(COMFYUI_DIR),$(MAKE) test-comfyui)
 
 lint: .venv/test/ready ## Check style and types
@@ -58,6 +63,12 @@ bench: .venv/test/ready ## Measure (COMFYUI_DIR and COMFYUI_PYTHON: beside Comfy
 	$(PYTHON) -m venv .venv/demo
 	.venv/demo/bin/python $(PIP) "$(TORCH)"
 	.venv/demo/bin/python $(PIP) --editable .
+	touch $@
+
+.venv/engines/ready: pyproject.toml
+	$(PYTHON) -m venv .venv/engines
+	.venv/engines/bin/python $(PIP) "pip>=25.1" "$(TORCH)"
+	.venv/engines/bin/python $(PIP) --group test --group engines --editable ".[editor,dataset]"
 	touch $@
 
 .venv/test/ready: pyproject.toml

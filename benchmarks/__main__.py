@@ -1,10 +1,10 @@
-"""``make bench``: every comparison in a process of its own, one table, and JSON in build/.
+"""``make bench``: runs each benchmark in its own process; prints a table, writes build/bench.json.
 
     python -m benchmarks [--files FOLDER] [--rounds N] [--only NAME …]
 
-FOLDER holds sd21.safetensors and sd21.ckpt, two SD 2.1 checkpoints of 5.2 GB; they are written
-there, with random weights, if absent. ComfyUI is compared with where COMFYUI_DIR names it and
-COMFYUI_PYTHON (or this Python) can import it.
+FOLDER holds sd21.safetensors and sd21.ckpt, two SD 2.1 checkpoints of 5.2 GB, which are created
+with random weights if they are missing. The comparison with ComfyUI needs COMFYUI_DIR, and
+COMFYUI_PYTHON if this Python cannot import ComfyUI.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Our encoder beside ComfyUI's own, in one process.
+"""Compares our encoder with ComfyUI's in one process.
 
     COMFYUI_DIR=… PYTHON_OF_COMFYUI -m benchmarks.comfyui CHECKPOINT [--rounds N]
 
-Both get the same tokens and weights, and both compute states and the pooled vector. ComfyUI stores
-fp16 on the CPU unless told otherwise, so that is measured too.
+Both get the same tokens and weights and compute hidden states and pooled vector. ComfyUI stores
+weights as fp16 on the CPU by default, so fp16 is measured too.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Growth curves as pictures: docs/growth_*.svg.
+"""Draws growth curves: docs/growth_*.svg.
 
     python -m benchmarks.curves CHECKPOINT [--rounds N] [--graph FILE]
 
-FILE is what ``python -m benchmarks.graph --json FILE`` wrote.
+FILE is the output of ``python -m benchmarks.graph --json FILE``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Line = Sequence[tuple[float, float]]
 
 
 def picture(title: str, x_label: str, y_label: str, lines: Mapping[str, Line]) -> str:
-    """An SVG of *lines* on logarithmic axes, on which what grows linearly is parallel to y = x."""
+    """Draw *lines* as SVG on logarithmic axes; linear growth is parallel to y = x."""
     points = [point for line in lines.values() for point in line]
     low_x, high_x = (f(x for x, _ in points) for f in (min, max))
     low_y, high_y = (f(y for _, y in points) for f in (min, max))

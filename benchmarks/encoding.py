@@ -1,4 +1,4 @@
-"""Encoding on the CPU, beside transformers and beside the bare matrix products.
+"""Compares encoding on the CPU with transformers and with the matrix products alone.
 
 python -m benchmarks.encoding CHECKPOINT [--rounds N]
 """
@@ -24,7 +24,7 @@ Chunk = list[int]
 
 
 def chunk(first: int, length: int = 70) -> Chunk:
-    """A prompt of *length* tokens; another *first* makes another prompt from its first token on."""
+    """Build a chunk of *length* tokens; chunks with different *first* share no prefix."""
     return [49406, *range(first, first + length), 49407] + [0] * (75 - length)
 
 
@@ -33,7 +33,7 @@ def fresh_chunks() -> Iterator[Chunk]:
 
 
 def transformers_encoder(clip: Any) -> Callable[[torch.Tensor], object]:
-    """CLIPTextModel as diffusers has it for SD2: 23 layers, on our weights."""
+    """Build transformers' CLIPTextModel with 23 layers, as in diffusers' SD2, on our weights."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     weights = {
@@ -63,7 +63,7 @@ def transformers_encoder(clip: Any) -> Callable[[torch.Tensor], object]:
 
 
 def bare_products(clip: Any, rows: int, *, packed: bool) -> Callable[[], None]:
-    """All products of one encode of *rows* places, and nothing else."""
+    """Compute only the matrix products of encoding *rows* positions."""
     product = onednn.linear_pointwise()
     x = {width: torch.randn(rows, width) for width in (1024, 4096)}
     works = []
@@ -86,7 +86,7 @@ def bare_products(clip: Any, rows: int, *, packed: bool) -> Callable[[], None]:
 
 
 def settle(clip: Any) -> None:
-    """Encode until the weights are packed, as they are in a process that keeps encoding prompts."""
+    """Encode until the weights are packed, as in a process that has encoded many prompts."""
     encoder = clip.cond_stage_model.clip_h
     setup, encoder.setup = encoder.setup, replace(encoder.setup, cache=None)
     for _ in range(int(onednn.PACK_AFTER)):
@@ -129,7 +129,7 @@ def speed_rows(clip: Any, unpacked: Any, batch: int, rounds: int) -> list[Row]:
 
 
 def handle_rows(clip: Any, rounds: int) -> list[Row]:
-    """What a user of the handle meets: weights, repeats, edits, pooled or not."""
+    """Time a CLIP handle: weights, repeated and edited prompts, with and without pooled."""
     new = fresh_chunks()
 
     def encode(tokens: Chunk, weight: float = 1.0, *, pooled: bool = True) -> object:
@@ -167,7 +167,7 @@ def handle_rows(clip: Any, rounds: int) -> list[Row]:
 
 
 def dtype_rows(clip: Any, checkpoint: str, rounds: int) -> list[Row]:
-    """Storage in half precision, computing in float32."""
+    """Measure weights stored in half precision and computed in float32."""
 
     def size(handle: Any) -> int:
         return sum(p.numel() * p.element_size() for p in handle.cond_stage_model.parameters())

@@ -1,12 +1,12 @@
-"""How long graphs take to validate and run, and to run again from the cache.
+"""Measures how long graphs take to validate, to run, and to run again from the cache.
 
     python -m benchmarks.graph     # from the root of the repository, with the package installed
 
-The nodes add one, so all the time is the graph's. Prints seconds of processor time, best of three
-(of one above 10,000 nodes), and the exponent of growth from one size to the next: 1 is linear.
-``--json FILE`` writes the numbers too. With ``COMFYUI_DIR`` set to a ComfyUI folder whose
-requirements this Python has, its own executor runs the same prompts beside ours, up to the size
-where it fails or takes more than ``PATIENCE`` seconds.
+The nodes only add one, so the time is that of the graph. Prints processor seconds (best of three;
+one run above 10,000 nodes) and the exponent of growth from one size to the next: 1 is linear.
+``--json FILE`` writes the results to a file. With ``COMFYUI_DIR`` set to a ComfyUI folder whose
+requirements are installed, ComfyUI's executor runs the same prompts, up to the size at which it
+fails or takes more than ``PATIENCE`` seconds.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _node(class_type: str, **inputs: Any) -> dict[str, Any]:
 
 
 def chain(size: int) -> Prompt:
-    """Each node uses the one before it."""
+    """Build a chain: each node reads the node before it."""
     prompt = {"0": _node("BenchNumber", value=1)}
     for i in range(1, size - 1):
         prompt[str(i)] = _node("BenchAdd", a=[str(i - 1), 0])
@@ -91,7 +91,7 @@ def chain(size: int) -> Prompt:
 
 
 def diamonds(size: int) -> Prompt:
-    """Each node uses the one before it twice."""
+    """Build a chain in which each node reads the node before it twice."""
     prompt = chain(size)
     for i in range(1, size - 1):
         prompt[str(i)]["inputs"]["b"] = [str(i - 1), 0]
@@ -99,7 +99,7 @@ def diamonds(size: int) -> Prompt:
 
 
 def fan_out(size: int) -> Prompt:
-    """All nodes use the first one, each differently, and each is shown."""
+    """Build a fan: all nodes read the first node, each with another value, and all are shown."""
     prompt = {"0": _node("BenchNumber", value=1)}
     for i in range(1, size // 2):
         prompt[str(i)] = _node("BenchAdd", a=["0", 0], b=i)
@@ -108,7 +108,7 @@ def fan_out(size: int) -> Prompt:
 
 
 def fan_in(size: int) -> Prompt:
-    """A tree: pairs are added until one is left."""
+    """Build a binary tree of additions."""
     prompt: Prompt = {f"n{i}": _node("BenchNumber", value=i) for i in range(size // 2)}
     level = list(prompt)
     while len(level) > 1:
@@ -133,7 +133,7 @@ SHAPES: dict[str, Callable[[int], Prompt]] = {
 
 
 def saved_chain(size: int) -> dict[str, Any]:
-    """The chain as the editor saves it."""
+    """Build the chain in the editor's format."""
     nodes, links = [], []
     for i, (name, node) in enumerate(chain(size).items()):
         sockets = []
@@ -160,7 +160,7 @@ def seconds(work: Callable[[], Any]) -> float:
 
 
 def measure(prompt: Prompt) -> dict[str, float]:
-    """Our own executor: a first run, and the same prompt again."""
+    """Time our executor: validation, a first run, and the same prompt again."""
     times: dict[str, list[float]] = {"validate": [], "run": [], "again": []}
     for _ in range(3 if len(prompt) <= 10_000 else 1):
         executor = Executor()
@@ -179,7 +179,7 @@ def measure(prompt: Prompt) -> dict[str, float]:
 
 
 class Peer:
-    """ComfyUI's executor, in this process, with no client."""
+    """Runs ComfyUI's executor in this process, without a client."""
 
     def __init__(self, folder: str) -> None:
         sys.path.insert(0, folder)

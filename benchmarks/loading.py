@@ -1,9 +1,9 @@
-"""Loading from whole checkpoints of 5.2 GB: time, peak memory, sharing between processes.
+"""Measures loading from 5.2 GB checkpoints: time, peak memory, memory shared by processes.
 
     python -m benchmarks.loading CHECKPOINT.safetensors CHECKPOINT.ckpt [--rounds N]
 
-Each measurement is a process of its own; files are read once before, so that they are in the page
-cache. A mapped weight is read when it is touched, so "load" here includes touching all of them.
+Each measurement runs in its own process. Files are read once before, to fill the page cache. Mapped
+weights are read on first access, so "load" includes one access to each of them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Result = dict[str, float]
 
 
 def memory(field: str, file: str = "status") -> float:
-    """MB of this process, from /proc."""
+    """Return a memory figure of this process in MB, from /proc."""
     for line in Path(f"/proc/self/{file}").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) / 1000
@@ -41,7 +41,7 @@ def text_tensors(path: str) -> dict[str, Any]:
 
 
 def read_bytes(path: str) -> Result:
-    """Reading the bytes of the text tensors into memory, one after another."""
+    """Time reading the bytes of the text tensors into memory, one after another."""
     from sd2_clip.sd2.files.tensor_storage import (
         _data_start,  # a zip's entries begin where their header says
     )
@@ -130,7 +130,7 @@ def run(work: str, path: str) -> Result:
 
 
 def together(path: str, processes: int) -> list[Result]:
-    """*processes* that hold the encoder at the same time."""
+    """Measure *processes* that hold the encoder at the same time."""
     running = [start("waiting", path) for _ in range(processes)]
     for process in running:
         assert process.stdout is not None

@@ -1,7 +1,7 @@
-"""Paired measurements: what is compared runs in turns, so that a busy machine slows all alike.
+"""Paired measurements: the compared functions run in turns, so that load affects all of them.
 
-With ``OMP_NUM_THREADS=1`` seconds are the processor's, which other programs hardly change; else
-those that pass, which count only on an idle machine.
+With ``OMP_NUM_THREADS=1`` the clock is processor time, which other programs hardly change; else it
+is wall-clock time, which is valid only on an idle machine.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Row:
 
     what: str
     value: float | None
-    """None: not measured, and ``note`` says why."""
+    """None: not measured; ``note`` gives the reason."""
     unit: str
     limit: float | None = None
     at_least: bool = False
@@ -61,7 +61,7 @@ def from_json(text: str) -> list[Row]:
 
 
 def paired(works: Mapping[str, Work], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each work in each round, after one round that does not count."""
+    """Time each function in each round, after one warm-up round; in seconds."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for number in range(rounds + 1):
         for name, work in works.items():
@@ -73,7 +73,7 @@ def paired(works: Mapping[str, Work], rounds: int) -> dict[str, list[float]]:
 
 
 def ratio(times: Mapping[str, list[float]], ours: str, peer: str) -> float:
-    """The median of the rounds' ratios."""
+    """Return the median over rounds of time(*ours*) / time(*peer*)."""
     return statistics.median(a / b for a, b in zip(times[ours], times[peer], strict=True))
 
 
@@ -82,5 +82,5 @@ def milliseconds(times: Mapping[str, list[float]], name: str) -> float:
 
 
 def absolute(times: Mapping[str, list[float]]) -> str:
-    """Medians of all works, for a note."""
+    """Format the median time of each function, for a note."""
     return ", ".join(f"{name} {milliseconds(times, name):.3g} ms" for name in times)

@@ -1,4 +1,4 @@
-"""How long the commands and the import take, each in a process of its own, and tokenizing.
+"""Measures start-up of the commands and the import, each in its own process, and tokenizing.
 
 python -m benchmarks.startup CHECKPOINT.safetensors
 """
@@ -28,7 +28,7 @@ CAPTIONS = [
 
 
 def command(*words: str, rounds: int = 9) -> tuple[float, float]:
-    """Medians of the seconds that passed and of the processor's."""
+    """Return the medians of wall-clock and processor seconds of a command."""
     passed, busy = [], []
     for _ in range(rounds):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -1,9 +1,9 @@
-"""How long texts take to tokenize, from 1 kB to 1 MB, in both syntaxes.
+"""Measures parsing of texts from 1 kB to 1 MB in both syntaxes.
 
     python benchmarks/text.py     # with the package installed: pip install -e .
 
-Prints seconds for each size and, in the last column, the exponent of growth between the last two:
-1 is linear. Processor time, best of three.
+Prints processor seconds (best of three) for each size and, in the last column, the exponent of
+growth between the last two sizes: 1 is linear.
 """
 
 from __future__ import annotations

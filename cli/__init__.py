@@ -1,6 +1,6 @@
-"""The command line ``sd2-clip``: the one place that puts all the parts together.
+"""The command line ``sd2-clip``.
 
-Each command is a module of its own, imported when it is called, so that ``--help`` and ``inspect``
+Each command is a module of its own, imported only when it runs, so that ``--help`` and ``inspect``
 start without torch.
 """
 
@@ -17,12 +17,13 @@ from types import ModuleType
 from ..version import __version__
 
 COMMANDS = {
-    "run": "run a workflow (editor's or API format) without ComfyUI",
-    "inspect": "say what a model file holds, reading its header only",
-    "convert": "write just the text encoder of a file, as safetensors",
+    "run": "run a workflow (editor or API format) without ComfyUI",
+    "inspect": "describe a model file; reads little more than its header",
+    "convert": "extract the text encoder of a file as safetensors",
     "encode": "encode a data set of captions to embeddings, for training",
+    "export": "write encoded captions in another format, for a trainer",
     "edit": "open the workflow editor in the browser, without ComfyUI",
-    "demo": "encode a first prompt, with a random-weight encoder if there is no real one",
+    "demo": "encode a first prompt; uses random weights if no checkpoint is given",
 }
 
 
@@ -31,7 +32,7 @@ def _module(command: str) -> ModuleType:
 
 
 def build_parser(chosen: str | None) -> argparse.ArgumentParser:
-    """The parser of all commands; only the *chosen* one's options are imported."""
+    """Build the parser of all commands; imports only the module of the *chosen* one."""
     parser = argparse.ArgumentParser(
         prog="sd2-clip",
         description="Stable Diffusion 2.x text encoder: load it from any file, encode any prompt.",
@@ -47,9 +48,9 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 only if all of it was done, 2 for a wrong command line, else 1."""
+    """Run one command. Returns 0 if it did everything, 2 for a wrong command line, else 1."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A letter that the console does not have must not end what was done; stderr does the same.
+        # A character that the console cannot print must not end the run; stderr escapes them too.
         sys.stdout.reconfigure(errors="backslashreplace")
     words = sys.argv[1:] if arguments is None else list(arguments)
     parsed = build_parser(words[0] if words else None).parse_args(words)
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         status: int = _module(parsed.command).run(parsed)
-    except BrokenPipeError:  # the reader of our output went away
+    except BrokenPipeError:  # the process that reads our output has ended
         return 1
     except (SD2ClipError, WorkflowError, OSError) as error:
         if parsed.debug:
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(
             f"sd2-clip {parsed.command}: unexpected {type(error).__name__}: {error}\n"
-            "This is a fault of ours; run again with --debug to see where.",
+            "This is a bug in sd2-clip. Run again with --debug and report the traceback.",
             file=sys.stderr,
         )
         return 1

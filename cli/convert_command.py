@@ -1,4 +1,4 @@
-"""``sd2-clip convert FILE OUT.safetensors``: just the text encoder, safely."""
+"""``sd2-clip convert FILE OUT.safetensors``: extracts the text encoder of a file."""
 
 from __future__ import annotations
 
@@ -10,9 +10,16 @@ from ..sd2.files.atomic_write import check_writable, write_safetensors
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="any file or folder with SD2's text encoder")
-    parser.add_argument("out", metavar="OUT.safetensors", type=Path)
-    parser.add_argument("--dtype", default="auto", help="fp32, fp16 or bf16; auto keeps the file's")
+    parser.add_argument(
+        "file", metavar="FILE", help="a file or folder that contains SD2's text encoder"
+    )
+    parser.add_argument("out", metavar="OUT.safetensors", type=Path, help="the file to write")
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", "fp32", "fp16", "bf16"),
+        default="auto",
+        help="dtype of the result (default: auto, the dtype in the file)",
+    )
     parser.add_argument("--force", action="store_true", help="overwrite OUT if it exists")
 
 
@@ -23,16 +30,16 @@ def run(arguments: argparse.Namespace) -> int:
 
     out: Path = arguments.out
     if out.suffix != ".safetensors":
-        raise OptionError(f"{out}: the result is a safetensors file; end its name so.")
+        raise OptionError(f"{out}: the output file name must end in .safetensors.")
     if out.exists() and not arguments.force:
-        raise OptionError(f"{out} exists already. Choose another name, or add --force.")
+        raise OptionError(f"{out} already exists. Choose another name, or add --force.")
     dtype = parse_dtype(arguments.dtype)
 
     check_writable(out.parent)
     checkpoint, detection, state_dict = read_encoder(
         arguments.file, lambda tensor: tensor.to(dtype or tensor.dtype)
     )
-    # Copies: query, key and value of OpenCLIP's files share memory, which safetensors refuses.
+    # Copies: query, key and value of OpenCLIP files share memory, which safetensors rejects.
     tensors = {name: tensor.clone() for name, tensor in state_dict.items()}
     write_safetensors(out, tensors, {**checkpoint.metadata, "format": "pt"})
     print(detection.describe(), file=sys.stderr)

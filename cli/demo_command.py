@@ -1,4 +1,4 @@
-"""``sd2-clip demo``: a first prompt encoded, with a real checkpoint or with random weights."""
+"""``sd2-clip demo``: encodes a first prompt, with a real checkpoint or with random weights."""
 
 from __future__ import annotations
 
@@ -28,10 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         metavar="FILE",
         type=Path,
-        help="a real SD2 file; without it an encoder with random weights is made (0.7 GB)",
+        help="an SD2 checkpoint (default: a new encoder with random weights, 0.7 GB)",
     )
     parser.add_argument(
-        "--output", metavar="DIR", type=Path, default=Path("demo"), help="where to write (./demo)"
+        "--output",
+        metavar="DIR",
+        type=Path,
+        default=Path("demo"),
+        help="folder for the results (default: ./demo)",
     )
 
 
@@ -44,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
             write_random_encoder(checkpoint)
         print(
             "NOTE: no checkpoint was given. This encoder has RANDOM WEIGHTS: the conditioning has "
-            "the right shape and means nothing. Give a real one with --checkpoint FILE."
+            "the right shape but no meaning. Give a real checkpoint with --checkpoint FILE."
         )
     elif not checkpoint.exists():
         raise OptionError(f"{checkpoint}: no such file.")
@@ -54,16 +58,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def write_random_encoder(path: Path) -> None:
-    """A full-size text encoder in fp16 with seeded random weights, plainly labelled as such."""
+    """Write a full-size text encoder in fp16 with seeded random weights, labelled as random."""
     from ..clip.load_clip import RANDOM_WEIGHTS_KEY
 
-    print(f"making an encoder with random weights: {path} (0.7 GB, once)", file=sys.stderr)
-    metadata = {"format": "pt", RANDOM_WEIGHTS_KEY: f"seed {SEED}: the results mean nothing"}
+    print(f"writing an encoder with random weights: {path} (0.7 GB, once)", file=sys.stderr)
+    metadata = {"format": "pt", RANDOM_WEIGHTS_KEY: f"seed {SEED}: the results have no meaning"}
     write_safetensors(path, random_state_dict(), metadata)
 
 
 def random_state_dict() -> dict[str, torch.Tensor]:
-    """Random tensors of the size that open_clip's initialisation gives, in fp16."""
+    """Create random fp16 weights with the standard deviations of open_clip's initialisation."""
     import torch
 
     from ..sd2.sd2_clip import SD2ClipModel
@@ -71,7 +75,7 @@ def random_state_dict() -> dict[str, torch.Tensor]:
     layout = SD2ClipModel(device="meta").clip_h.transformer.state_dict()
     width = layout["text_model.final_layer_norm.weight"].shape[0]
     layers = 1 + max(int(name.split(".")[3]) for name in layout if ".layers." in name)
-    residual = (2 * layers) ** -0.5  # keeps the sum over all blocks at a block's size
+    residual = (2 * layers) ** -0.5  # keeps the sum over all blocks as large as one block's output
     deviations = {
         "token_embedding": 0.02,
         "position_embedding": 0.01,

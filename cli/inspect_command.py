@@ -1,4 +1,4 @@
-"""``sd2-clip inspect FILE``: what a model file holds."""
+"""``sd2-clip inspect FILE``: describes what a model file holds."""
 
 from __future__ import annotations
 

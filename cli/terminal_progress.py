@@ -1,4 +1,4 @@
-"""Shows a run on a terminal: which node is at work, and how far it is."""
+"""Shows the running node and its progress on a terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class TerminalProgress:
-    """A listener that draws on stderr; it does nothing where that is no terminal."""
+    """An event listener that draws a progress bar on stderr, if that is a terminal."""
 
     def __init__(
         self, titles: Mapping[str, str], *, quiet: bool = False, stream: TextIO | None = None
@@ -49,7 +49,7 @@ class TerminalProgress:
         )
 
     def close(self) -> None:
-        """Wipe the line."""
+        """Clear the line."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None

@@ -1,6 +1,6 @@
-"""Caption data sets to embeddings: ``sd2-clip encode``, and its parts for a trainer's pipeline."""
+"""Encodes data sets of captions: ``sd2-clip encode``, and its parts for a trainer's pipeline."""
 
-from .encoder import CaptionEncoder
-from .reader import EncodedCaptions
+from .caption_encoder import CaptionEncoder
+from .encoded_captions import EncodedCaptions
 
 __all__ = ["CaptionEncoder", "EncodedCaptions"]

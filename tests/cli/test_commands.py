@@ -58,7 +58,9 @@ def run_workflow(folder, *arguments, name="sd2.safetensors"):
 )
 def test_run_leaves_conditioning_on_disk(workflow, folder, tmp_path):
     done = run_workflow(folder, workflow, "--output", tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    [warning] = done.stderr.splitlines()  # the file is a diffusers encoder
+    assert "the file has no layer 24 and no text projection" in warning
     (path,) = tmp_path.rglob("*.safetensors")
     ((cond, options),) = load_conditioning(path)
     assert cond.shape == (1, 77, 1024)
@@ -88,7 +90,7 @@ def test_convert_writes_just_the_text_encoder(folder, tmp_path):
     assert out.stat().st_mode & 0o077 == (folder / "probe").stat().st_mode & 0o077
     again = run(folder, "convert", "models/sd2.safetensors", out)
     assert again.returncode == 1
-    assert "exists already" in again.stderr
+    assert "already exists" in again.stderr
 
 
 @pytest.mark.full_size
@@ -272,7 +274,7 @@ def test_encode_leaves_every_captions_embedding(folder, tmp_path):
                "--checkpoint", "models/sd2.safetensors", "--device", "cpu")  # fmt: skip
     done = run(folder, *command)
     assert done.returncode == 0, done.stderr
-    assert "captions: 3; different ones, with the empty one: 3; shards: 1" in done.stdout
+    assert "captions: 3 in 1 files" in done.stdout
     dataset = EncodedCaptions(tmp_path / "out")
     assert dataset.keys == ["1.png", "2.png", "3.png"]
     assert dataset[1]["caption_latents"].shape == (77, 1024)
@@ -287,14 +289,16 @@ def test_encode_leaves_every_captions_embedding(folder, tmp_path):
 
 ENCODE_ERRORS = {
     "no captions": (("gone.txt", "out"), "gone.txt does not exist"),
-    "no column": (("captions.csv", "out", "--column", "text"), "There are: file, caption"),
+    "no column": (("captions.csv", "out", "--column", "text"), "Columns: file, caption"),
     "no checkpoint": (("captions.csv", "out"), "gone.safetensors"),
-    "empty": (("empty.txt", "out"), "empty.txt holds no captions"),
-    "itself": ((".", "out"), "out lies in ."),
-    "its source": (("captions.csv", "."), "captions.csv lies in ."),
-    "store": (("captions.csv", "out", "--store", "int8"), "Choose fp16, bf16, fp32"),
-    "part": (("captions.csv", "out", "--part", "3/2"), "There is no part 3/2"),
-    "no part": (("captions.csv", "out", "--part", "all"), "give two numbers, such as 1/4"),
+    "empty": (("empty.txt", "out"), "contains no captions"),
+    "itself": ((".", "out"), "one inside the other"),
+    "its source": (("captions.csv", "."), "contains other files"),
+    "part": (
+        ("captions.csv", "out", "--part", "3/2"),
+        "Invalid part 3/2: the first number must be between 1 and 2",
+    ),
+    "no part": (("captions.csv", "out", "--part", "all"), "expected two numbers, such as 1/4"),
 }
 
 

@@ -27,6 +27,8 @@ ROOMS = {
     "headless/execution": "the run",
     "editor": "ComfyUI's frontend over headless",
     "dataset": "captions to embeddings",
+    "dataset/inputs": "captions from every kind of file",
+    "dataset/formats": "embeddings in every trainer's format",
     "cli": "the commands",
 }
 

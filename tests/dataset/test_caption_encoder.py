@@ -1,5 +1,6 @@
 """Embeddings of captions are what the handle and other programs make of them."""
 
+import json
 import pickle
 
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 import tiny
 import torch
 from sd2_clip.dataset import CaptionEncoder
-from sd2_clip.dataset.encoder import NotFiniteError
+from sd2_clip.dataset.caption_encoder import NotFiniteError
 from sd2_clip.sd2.errors import OptionError
+from sd2_clip.sd2.tokens.bpe import clip_vocabulary
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 CAPTIONS = ["a cat", "", "a (very:1.3) big [dog]", "word " * 100, "Ωmega 東京 🐈, embedding:x"]
@@ -63,8 +65,59 @@ def test_batches_of_a_pipeline():
     assert (found["caption_latents"].dtype, found["caption_pooled"].shape) == ("float16", (5, 32))
     assert found["token_count"].tolist()[:2] == [2, 0]
     assert found["truncated"].tolist() == [False, False, False, True, False]
+    assert len(set(found["content_id"])) == 5
     expected = ours.encode(ours.tokenize(CAPTIONS))["caption_latents"].numpy()
     np.testing.assert_array_equal(found["caption_latents"], expected)
+
+
+def test_equal_captions_of_a_batch_are_encoded_once():
+    ours = encoder()
+    encoded = []
+    encode = ours.encode_chunks
+    ours.encode_chunks = lambda chunks: encoded.extend(chunks) or encode(chunks)
+    found = ours({"caption": ["a cat", "A  CAT", "word " * 80, "word " * 75 + "else", "a dog"]})
+    assert len(encoded) == 3
+    first, again, long, longer, dog = found["content_id"]
+    assert first == again != dog
+    assert long == longer
+    np.testing.assert_array_equal(found["caption_latents"][0], found["caption_latents"][1])
+    assert ours({"caption": ["a dog"]})["content_id"][0] == dog
+
+
+def test_an_arrow_table_gets_tensors_and_the_settings():
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is in the extra [dataset]")
+    ours = encoder(store="fp16", column="text")
+    table = pyarrow.table({"text": CAPTIONS, "id": range(5)})
+    found = ours(table)
+    assert found["id"] == table["id"]
+    assert found["caption_latents"].type == pyarrow.fixed_shape_tensor(pyarrow.float16(), (77, 32))
+    latents = found["caption_latents"].combine_chunks().to_numpy_ndarray()
+    np.testing.assert_array_equal(latents, ours({"text": CAPTIONS})["caption_latents"])
+    assert json.loads(found.schema.metadata[b"sd2_clip"]) == ours.settings()
+
+
+@pytest.mark.parametrize(
+    "text", ["wow!!", "hello!world", "! ! !a", "a !? b!", "no marks", "!", "ÀÉ! x!!!", ""]
+)
+def test_diffusers_tokenizer_reads_exclamation_marks_as_padding(text, tokenizer_folder):
+    from transformers import CLIPTokenizer
+
+    theirs = CLIPTokenizer.from_pretrained(tokenizer_folder, pad_token="!")
+    (ids,) = encoder(tokenizer="diffusers").tokenize([text])
+    assert [49406, *ids, 49407] == theirs(text).input_ids
+    if "!" not in text:
+        assert encoder().tokenize([text]) == [ids]
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory):
+    """CLIP's vocabulary as the tokenizer folder of a diffusers repository has it."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    vocabulary = clip_vocabulary()
+    (folder / "vocab.json").write_text(json.dumps(vocabulary.ids), encoding="utf-8")
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in vocabulary.merges), ""]
+    (folder / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
+    return folder
 
 
 def test_an_encoder_is_sent_to_workers_without_its_weights():
@@ -91,7 +144,7 @@ def test_numbers_that_are_none_are_never_given():
 
 
 def test_what_cannot_be_is_said():
-    with pytest.raises(OptionError, match="no column 'caption' of captions, but text, id"):
+    with pytest.raises(OptionError, match=r"no column 'caption' of captions\. Columns: text, id"):
         encoder()({"text": ["a"], "id": [1]})
     with pytest.raises(OptionError, match="numpy has no bf16"):
         encoder(store="bf16")({"caption": ["a"]})
@@ -99,12 +152,14 @@ def test_what_cannot_be_is_said():
         encoder(layer="all")
     with pytest.raises(OptionError, match=r"store 'auto' is unknown\. Choose fp16, bf16, fp32"):
         encoder(store="auto")
+    with pytest.raises(OptionError, match=r"tokenizer 'bpe' is unknown\. Choose one of openclip"):
+        encoder(tokenizer="bpe")
     with pytest.raises(OptionError, match="needs layer_idx"):
         encoder(layer="hidden")
     with pytest.raises(OptionError, match="is one text, not a list"):
         encoder()({"caption": "a cat"})
     for value in (b"a cat", 5, ["x"]):
-        with pytest.raises(OptionError, match="is no text but"):
+        with pytest.raises(OptionError, match="is not a text but"):
             encoder()({"caption": [value]})
 
 

@@ -1,7 +1,8 @@
-"""Captions to SD2's conditioning, a batch at a time."""
+"""Encodes captions to SD2's conditioning, a batch at a time."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -17,33 +18,41 @@ from ..sd2.config import CONTEXT_LENGTH, END_TOKEN
 from ..sd2.errors import OptionError, SD2ClipError
 from ..sd2.tokens.bpe import clip_tokenizer
 from ..sd2.tokens.chunks import MAX_TEXT_TOKENS, pad_chunk
+from .tokenizers import TOKENIZERS, content_id, tokenize
 
 STORES = ("fp16", "bf16", "fp32")
+
+TEXT_READING = 1
+"""Version of how a caption becomes a chunk; another one is another setting."""
+
+METADATA_KEY = "sd2_clip"
+"""In the metadata of tables and files: the settings of their embeddings, as JSON."""
 
 
 def _caption(value: Any) -> str:
     if value is None or (isinstance(value, float) and isnan(value)):  # pandas has NaN for none
         return ""
     if not isinstance(value, str):
-        raise OptionError(f"A caption of the batch is no text but {value!r:.80}.")
+        raise OptionError(f"A caption of the batch is not a text but {value!r:.80}.")
     return value
 
 
 class NotFiniteError(SD2ClipError):
-    """An embedding with NaN or infinity in it, which no trainer should get."""
+    """An embedding contains NaN or infinity, which no trainer should get."""
 
 
 class CaptionEncoder:
-    """Captions to embeddings, for a loop or for ``map_batches`` of Ray Data, ``map`` of datasets.
+    """Encodes captions in a loop, in ``map_batches`` of Ray Data or in ``map`` of datasets.
 
-    A caption is plain text: brackets weigh nothing. It is one chunk of 77 places, what does not fit
-    is cut, and it is padded as SD2 pads; the result is what diffusers' pipelines of SD2 compute.
+    A caption is plain text: brackets have no weight. It becomes one chunk of 77 tokens, cut and
+    padded as in SD2's training; the result is the same as that of transformers for these tokens.
     The checkpoint is loaded when it is first needed, so that an encoder can be pickled and sent to
-    a worker before it holds one. Where workers are forked (``num_proc`` of datasets), encode
-    nothing before: torch's threads do not survive it.
+    a worker before. Where workers are forked (``num_proc`` of datasets), encode nothing before:
+    torch's threads do not survive a fork.
 
     *checkpoint*, *device*, *dtype*, *layer*, *layer_idx* and *model_options* are ``load_clip``'s;
-    *store* is the dtype of results (fp16, bf16, fp32), *column* where batches hold captions.
+    *store* is the dtype of results (fp16, bf16, fp32), *column* the column of captions in batches,
+    *tokenizer* is openclip or diffusers, which reads every ``!`` as padding.
     """
 
     def __init__(
@@ -57,29 +66,35 @@ class CaptionEncoder:
         store: str = "fp16",
         pooled: bool = False,
         column: str = "caption",
+        tokenizer: str = "openclip",
         model_options: Mapping[str, Any] | None = None,
     ) -> None:
         if layer == "all":
-            raise OptionError("layer 'all' is no conditioning; choose penultimate, last or hidden.")
+            raise OptionError("layer 'all' is not one layer; choose penultimate, last or hidden.")
         if layer == "hidden" and layer_idx is None:
             raise OptionError("layer 'hidden' needs layer_idx (--layer-idx), such as -3.")
+        if tokenizer not in TOKENIZERS:
+            raise OptionError(
+                f"tokenizer {tokenizer!r} is unknown. Choose one of {', '.join(TOKENIZERS)}."
+            )
         self.checkpoint = checkpoint
         self.pooled = pooled
         self.column = column
+        self.tokenizer = tokenizer
         self._device = device
         self._dtype = dtype
         self._layer = layer
         self._layer_idx = layer_idx
         self._store = store
         self._model_options = dict(model_options or {})
-        _ = self.store  # said now if there is no such dtype
+        _ = self.store  # raises for an unknown dtype
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "clip"}
 
     @cached_property
     def clip(self) -> Clip:
-        """The handle on the text encoder; nobody else's, so it remembers no results."""
+        """The handle on the text encoder, without a cache of results."""
         clip = load_clip(
             self.checkpoint,
             device=self._device,
@@ -102,7 +117,7 @@ class CaptionEncoder:
         return dtype
 
     def settings(self) -> dict[str, Any]:
-        """All that results depend on, in JSON-able values; reads the weights once, for a digest."""
+        """Return all that results depend on as JSON values; reads the weights for their digest."""
         model = self.clip.cond_stage_model
         layer = model.clip_h.layer_number() + 1
         return {
@@ -112,20 +127,34 @@ class CaptionEncoder:
             "weights_in": str(model.source.placement.dtype).removeprefix("torch."),
             "stored_in": str(self.store).removeprefix("torch."),
             "pooled": self.pooled,
+            "tokenizer": self.tokenizer,
+            "text_reading": TEXT_READING,
         }
 
+    @property
+    def width(self) -> int:
+        """The width W of embeddings."""
+        width: int = self.clip.cond_stage_model.clip_h.config.hidden_size
+        return width
+
+    @property
+    def device(self) -> torch.device:
+        """The device that encodes."""
+        device: torch.device = self.clip.cond_stage_model.source.placement.load_device
+        return device
+
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """The token ids of each text, uncut, without start and end."""
-        return clip_tokenizer().encode_batch(texts)
+        """Return the token ids of each text, uncut, without start and end."""
+        return tokenize(texts, self.tokenizer)
 
     def encode(self, captions: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
-        """``encode_chunks`` of token ids as ``tokenize`` gives them; more than 75 are cut."""
+        """Encode token ids as ``tokenize`` returns them; see ``encode_chunks``."""
         return self.encode_chunks([pad_chunk(ids) for ids in captions])
 
     def encode_chunks(self, chunks: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
-        """``caption_latents`` (N, 77, W) and, if asked for, ``caption_pooled`` (N, W); on the CPU.
+        """Return ``caption_latents`` (N, 77, W) and, with *pooled*, ``caption_pooled`` (N, W).
 
-        Raises ``NotFiniteError`` rather than give numbers that are none.
+        Results are on the CPU. Raises ``NotFiniteError`` if one contains NaN or infinity.
         """
         encoder = self.clip.cond_stage_model.clip_h
         if not chunks:
@@ -137,9 +166,10 @@ class CaptionEncoder:
             return results
         with torch.no_grad():
             states, pooled = encoder.encode_chunks(chunks, len(chunks) if self.pooled else 0)
-        results = {"caption_latents": states.to("cpu", self.store)}
+        # Cast on the device: half as many bytes to copy.
+        results = {"caption_latents": states.to(self.store).cpu()}
         if self.pooled:
-            results["caption_pooled"] = pooled.to("cpu", self.store)
+            results["caption_pooled"] = pooled.to(self.store).cpu()
         for name, tensor in results.items():
             finite = tensor.isfinite().flatten(1).all(1)
             if not finite.all():
@@ -147,26 +177,36 @@ class CaptionEncoder:
                 first = clip_tokenizer().decode(tokens[1 : tokens.index(END_TOKEN, 1)])
                 raise NotFiniteError(
                     f"{int((~finite).sum())} of {len(finite)} captions have NaN or infinity in "
-                    f"{name}, first {first[:80]!r}. Use fp32 for both dtype and store; if it stays "
-                    f"so, {self.checkpoint} is damaged."
+                    f"{name}, first {first[:80]!r}. Use fp32 for both dtype and store; if the "
+                    f"error remains, {self.checkpoint} is damaged."
                 )
         return results
 
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """*batch* with the embeddings of its captions, as numpy arrays: for ``map_batches``.
+    def __call__(self, batch: Any) -> Any:
+        """Return *batch* with the embeddings of its captions: for ``map_batches`` and ``map``.
 
-        A caption that is None or NaN, as tables have them where there is none, is the empty one.
-        Adds ``caption_latents`` (N, 77, W), ``caption_pooled`` (N, W) if asked for, ``token_count``
-        (N,) before cutting, and ``truncated`` (N,). numpy knows no bf16: store fp16 or fp32.
+        A caption that is None or NaN is the empty one. A batch is a dict of columns, which gets
+        numpy arrays, or a pyarrow table, which gets fixed-shape tensors and, in its metadata under
+        ``sd2_clip``, the settings. Adds ``caption_latents`` (N, 77, W), ``caption_pooled`` (N, W)
+        with *pooled*, ``token_count`` (N,) before cutting, ``truncated`` (N,), and ``content_id``
+        (N,), equal for captions with equal tokens, which are encoded once.
         """
-        import numpy as np
-
         if self.store == torch.bfloat16:
             raise OptionError("numpy has no bf16; use store='fp16' or 'fp32' for batches.")
-        if self.column not in batch:
+        if isinstance(batch, Mapping):
+            return {**batch, **self._columns(batch, list(batch))}
+        from .arrow_table import with_columns
+
+        columns = self._columns(batch, batch.column_names)
+        return with_columns(batch, columns, {METADATA_KEY: json.dumps(self.settings())})
+
+    def _columns(self, batch: Any, names: Sequence[Any]) -> dict[str, Any]:
+        import numpy as np
+
+        if self.column not in names:
             raise OptionError(
-                f"The batch has no column {self.column!r} of captions, but "
-                f"{', '.join(map(str, batch))}. Name it: CaptionEncoder(…, column=…)."
+                f"The batch has no column {self.column!r} of captions. Columns: "
+                f"{', '.join(map(str, names))}. Choose one: CaptionEncoder(…, column=…)."
             )
         texts = batch[self.column]
         if isinstance(texts, str):
@@ -174,11 +214,18 @@ class CaptionEncoder:
                 f"The batch's {self.column!r} is one text, not a list of them: datasets needs "
                 "map(…, batched=True)."
             )
+        if hasattr(texts, "to_pylist"):
+            texts = texts.to_pylist()
         ids = self.tokenize([_caption(text) for text in texts])
+        chunks = [tuple(pad_chunk(one)) for one in ids]
+        distinct = {chunk: index for index, chunk in enumerate(dict.fromkeys(chunks))}
+        row_of = np.array([distinct[chunk] for chunk in chunks], dtype=np.int64)
         counts = np.array([len(one) for one in ids], dtype=np.int32)
+        encoded = self.encode_chunks(list(distinct))
+        identities = np.array([content_id(chunk) for chunk in distinct] or [""], dtype=object)
         return {
-            **batch,
-            **{name: tensor.numpy() for name, tensor in self.encode(ids).items()},
+            **{name: tensor.numpy()[row_of] for name, tensor in encoded.items()},
             "token_count": counts,
             "truncated": counts > MAX_TEXT_TOKENS,
+            "content_id": identities[row_of],
         }

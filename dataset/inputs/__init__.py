@@ -1,0 +1,1 @@
+"""Reads captions from the files that people have."""

@@ -1,0 +1,77 @@
+"""Encodes fragments in this process: reading, encoding and writing overlap."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+
+from .caption_encoder import CaptionEncoder
+from .encode_fragment import (
+    Environment,
+    FragmentEncoder,
+    Job,
+    PreparedFragment,
+    environment_of,
+)
+from .fragments import Fragment
+from .manifest import Sidecar
+
+AHEAD = 2
+"""Fragments that are read and tokenized before they are needed."""
+
+
+class LocalEngine:
+    """Encodes in this process."""
+
+    def environment(self, encoder: CaptionEncoder) -> Environment:
+        """Return what results depend on in this process."""
+        return environment_of(encoder)
+
+    def encode(
+        self, job: Job, encoder: CaptionEncoder, fragments: Iterable[Fragment]
+    ) -> Iterator[Sidecar]:
+        """Encode fragments in order; yield the sidecar of each when it is written."""
+        worker = FragmentEncoder(job, encoder)
+        try:
+            yield from encode_fragments(worker, fragments)
+        finally:
+            worker.close()
+
+
+def encode_fragments(worker: FragmentEncoder, fragments: Iterable[Fragment]) -> Iterator[Sidecar]:
+    """Encode *fragments* in order; yield the sidecar of each when it is written.
+
+    One fragment is encoded while the next is read and tokenized and the last is written, so that
+    memory holds the embeddings of two.
+    """
+    torch.set_num_threads(worker.job.threads)
+    with ThreadPoolExecutor(1, "sd2_clip reader") as reader, ThreadPoolExecutor(1, "writer") as io:
+        prepared: deque[Future[PreparedFragment]] = deque()
+        iterator = iter(fragments)
+
+        def read_ahead() -> None:
+            while len(prepared) < AHEAD:
+                fragment = next(iterator, None)
+                if fragment is None:
+                    return
+                prepared.append(reader.submit(worker.prepare, fragment))
+
+        read_ahead()
+        written: Future[Sidecar] | None = None
+        try:
+            while prepared:
+                current = prepared.popleft().result()
+                read_ahead()
+                result = worker.encode(current)
+                if written is not None:
+                    yield written.result()
+                written = io.submit(worker.write, *result)
+                del result
+            if written is not None:
+                yield written.result()
+        finally:
+            for future in prepared:
+                future.cancel()
