@@ -70,6 +70,18 @@ class Checkpoint:
         code = {"F64": "d", "F16": "e"}.get(location.dtype, "f")
         return struct.unpack(f"<{len(data) // struct.calcsize(code)}{code}", data)
 
+    def are_zeros(self, name: str, first: int, count: int) -> bool:
+        """Whether *count* elements of a tensor from index *first* are bytes of zero in its file.
+
+        False where that costs more than reading them: for a compressed tensor and for one that is
+        not contiguous.
+        """
+        location = self.locations.get(name)
+        if location is None or location.block.compressed:
+            return False
+        data = read_elements(location, first, count)
+        return bool(data) and not any(data)
+
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Reads the headers of a model file, of all shards of a set, or of a diffusers folder.
