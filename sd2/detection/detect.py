@@ -39,7 +39,8 @@ def detect(
     """Finds SD2's text encoder in a file, folder or opened checkpoint.
 
     Reads the header, and a few kilobytes of weights to recognise placeholders and downloads that
-    are incomplete: a dummy last layer counts as missing. *config* gives the sizes to look for (tiny test models); SD2's if it is None.
+    are incomplete: a dummy last layer counts as missing. *config* gives the sizes to look for (tiny
+    test models); SD2's if it is None.
 
     Raises NotSD2Error, which names the model that the file holds; BrokenEncoderError, which lists
     what is missing, misshapen or empty; UnreadableFileError for a file that is not a model.

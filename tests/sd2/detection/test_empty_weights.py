@@ -95,7 +95,7 @@ def test_a_download_with_half_of_its_contents_is_refused(tmp_path, case):
 def test_a_half_download_of_the_encoder_alone_names_the_table_in_which_it_ends(tmp_path):
     encoder = diffusers(canonical_encoder())
     path = half_empty(save_safetensors(encoder, tmp_path / "half.safetensors"))
-    with pytest.raises(BrokenEncoderError, match="token_embedding.weight' is zero around value"):
+    with pytest.raises(BrokenEncoderError, match=r"token_embedding\.weight' is zero around value"):
         detect(path, CONFIG)
 
 
