@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from ..files.checkpoint import Checkpoint
+from ..files.limits import MAX_ADAPTER_CONFIG_BYTES
 
 ADAPTER_CONFIG = "adapter_config.json"
 
-_MAX_CONFIG_BYTES = 1 << 20
 _ALPHA_KEYS = ("lora_alpha", "network_alpha", "alpha")
 _RANK_KEYS = ("r", "rank", "lora_rank", "network_dim")
 _TEXT_ENCODER = "text_encoder."
@@ -75,8 +75,8 @@ def _holds_peft_names(checkpoint: Checkpoint) -> bool:
 def _json_file(path: Path) -> Mapping[str, Any]:
     try:
         with path.open("rb") as file:
-            data = file.read(_MAX_CONFIG_BYTES + 1)
-        return _json_object(data.decode()) if len(data) <= _MAX_CONFIG_BYTES else {}
+            data = file.read(MAX_ADAPTER_CONFIG_BYTES + 1)
+        return _json_object(data.decode()) if len(data) <= MAX_ADAPTER_CONFIG_BYTES else {}
     except (OSError, UnicodeDecodeError):
         return {}
 

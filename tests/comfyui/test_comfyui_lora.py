@@ -114,7 +114,7 @@ def test_report_counts_what_was_applied(comfyui: ComfyUI) -> None:
 
 
 def test_another_familys_lora_is_refused_by_name(comfyui: ComfyUI) -> None:
-    with pytest.raises(PromptError, match=r"768 wide, which is Stable Diffusion 1"):
+    with pytest.raises(PromptError, match=r"768 wide \(CLIP-L of SD 1"):
         info(comfyui, "sd1.safetensors")
 
 
