@@ -8,8 +8,10 @@ import { EMBEDDING_SIZE } from "./token_view.js";
  * @typedef {{start: number, end: number, prefix: string}} Query
  */
 
-const BEFORE_CARET = /(?:^|[\s,()[\]{}|])embedding:([^\s,()[\]{}|:]*)$/;
+const BEFORE_CARET = /(?:^|[\s,()[\]{}|])embedding:("[^"\n]*|[^\s,()[\]{}|:"]*)$/;
 const AFTER_CARET = /^[^\s,()[\]{}|:]*/;
+const AFTER_CARET_IN_QUOTES = /^[^"\n]*"/;
+const NEEDS_QUOTES = /[\s,[\]{}|:<]/;
 
 /**
  * The name being typed at the caret, or null. `start` and `end` enclose the whole name.
@@ -20,9 +22,21 @@ const AFTER_CARET = /^[^\s,()[\]{}|:]*/;
 export function embeddingQuery(text, caret) {
   const before = text.slice(0, caret).match(BEFORE_CARET);
   if (!before) return null;
-  const prefix = before[1] ?? "";
-  const rest = text.slice(caret).match(AFTER_CARET)?.[0] ?? "";
-  return { start: caret - prefix.length, end: caret + rest.length, prefix };
+  const typed = before[1] ?? "";
+  const after = text.slice(caret);
+  const quoted = typed.startsWith('"') ? after.match(AFTER_CARET_IN_QUOTES)?.[0] : undefined;
+  const rest = quoted ?? after.match(AFTER_CARET)?.[0] ?? "";
+  const prefix = typed.replace(/^"/, "").replace(/\\([()])/g, "$1");
+  return { start: caret - typed.length, end: caret + rest.length, prefix };
+}
+
+/**
+ * A name as it is written after "embedding:": quoted if it would end early, brackets escaped.
+ * @param {string} name
+ */
+export function written(name) {
+  const escaped = name.replace(/[()]/g, "\\$&");
+  return NEEDS_QUOTES.test(name) ? `"${escaped}"` : escaped;
 }
 
 /** Whether an embedding's vectors have SD2's width, as far as that is known. @param {Embedding} one */

@@ -1,7 +1,7 @@
 // @ts-check
 // Suggests embedding names while "embedding:" is typed: below the text, never over it.
 
-import { embeddingQuery, fitsSD2, matching } from "./completion.js";
+import { embeddingQuery, fitsSD2, matching, written } from "./completion.js";
 import { element } from "./dom.js";
 import { fetchEmbeddings } from "./server.js";
 
@@ -54,7 +54,7 @@ export function createCompletion({ translate, changed }) {
     const query = area && embeddingQuery(area.value, area.selectionStart);
     close();
     if (!area || !query || !embedding) return;
-    area.setRangeText(embedding.name, query.start, query.end, "end");
+    area.setRangeText(written(embedding.name), query.start, query.end, "end");
     area.dispatchEvent(new Event("input", { bubbles: true }));
   }
 

@@ -68,11 +68,11 @@ class LoadSD2CLIPLora:
 
     @classmethod
     def IS_CHANGED(cls, lora_name: str | None, **_: Any) -> Any:
-        from ..sd2.files.checkpoint import fingerprint
+        from ..sd2.lora.lora_file import lora_fingerprint
 
         if lora_name is None:
             return float("nan")
-        return fingerprint(resolve_model(host.current(), LORA_KINDS, lora_name))
+        return lora_fingerprint(resolve_model(host.current(), LORA_KINDS, lora_name))
 
     def load(self, clip: Clip, lora_name: str, strength: float = 1.0) -> tuple[Clip, str]:
         from ..sd2.lora.lora_file import read_lora
@@ -83,5 +83,5 @@ class LoadSD2CLIPLora:
             return clip, lora.describe(strength)
         clip = clip.clone()
         applied = set(clip.add_patches(host.current().lora_patches(lora.changes), strength))
-        not_applied = tuple(name for name in lora.changes if name not in applied)
-        return clip, lora.describe(strength, not_applied)
+        refused = tuple(name for name in lora.changes if name not in applied)
+        return clip, lora.describe(strength, refused)

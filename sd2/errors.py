@@ -21,7 +21,7 @@ class NotSD2Error(SD2ClipError):
 
 
 class BrokenEncoderError(SD2ClipError):
-    """A file has SD2's text encoder, but some of its tensors are missing or misshapen."""
+    """A file has SD2's text encoder, but some of its tensors are missing, misshapen or empty."""
 
 
 class LayerError(SD2ClipError, ValueError):

@@ -16,6 +16,7 @@ from ..errors import BrokenEncoderError, NotSD2Error, and_more
 from ..files.checkpoint import Checkpoint, TensorInfo, open_checkpoint
 from .clip_towers import Tower, find_towers
 from .detection import Detection
+from .empty_weights import explain_empty_weights
 from .model_families import FAMILY, contents, explain_not_sd2, refuse_tower
 from .placeholder_weights import drop_placeholder_weights
 from .state_dict_keys import (
@@ -37,11 +38,12 @@ def detect(
 ) -> Detection:
     """Finds SD2's text encoder in a file, folder or opened checkpoint.
 
-    Reads the header, and a few kilobytes of weights to recognise placeholders: a dummy last layer
-    counts as missing. *config* gives the sizes to look for (tiny test models); SD2's if it is None.
+    Reads the header, and a few kilobytes of weights to recognise placeholders and downloads that
+    are incomplete: a dummy last layer counts as missing. *config* gives the sizes to look for (tiny
+    test models); SD2's if it is None.
 
     Raises NotSD2Error, which names the model that the file holds; BrokenEncoderError, which lists
-    what is missing or misshapen; UnreadableFileError for a file that is not a model.
+    what is missing, misshapen or empty; UnreadableFileError for a file that is not a model.
     """
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     config = config or load_config()
@@ -73,7 +75,13 @@ def detect(
     best = max(found, key=lambda match: (match.tower.blocks, len(match.sources)))
     others = [match.tower for match in found if match is not best]
     detection = _describe(checkpoint, config, best, towers, others)
-    return drop_placeholder_weights(checkpoint, detection)
+    detection = drop_placeholder_weights(checkpoint, detection)
+    if (empty := explain_empty_weights(checkpoint, detection)) is not None:
+        raise BrokenEncoderError(
+            f"{checkpoint.path}: holds SD2's text encoder (at {best.tower.prefix!r}), but {empty}. "
+            "Download the file again."
+        )
+    return detection
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,9 @@ class _Names:
     def any_start(self, *starts: str) -> bool:
         return any(name.startswith(starts) for name in self.tensors)
 
+    def any_end(self, *ends: str) -> bool:
+        return any(name.endswith(ends) for name in self.tensors)
+
     def text_widths(self) -> set[int]:
         return {
             t.width for t in self.towers if not t.is_vision and t.blocks and t.width is not None
@@ -159,8 +162,9 @@ def _conditioning(names: _Names) -> str | None:
 
 def _lora(names: _Names) -> str | None:
     parts = (".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", "lora_linear_layer", "_lora.up.",
-             ".hada_w1_", ".lokr_w", "lora.down.weight", ".lora_A", ".lora_down")  # fmt: skip
-    if names.any_part(*parts):
+             ".hada_w1_", ".lokr_w", "lora.down.weight", ".lora_A", ".lora_down",
+             ".oft_blocks", ".a1.weight", ".diff_b", ".set_weight")  # fmt: skip
+    if names.any_part(*parts) or names.any_end(".diff"):
         return "a LoRA file: changes to a model, not a model. Use it with a LoRA loader"
     return None
 

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UnreadableFileError, and_more
+from .limits import MAX_ITEMS
 from .resolve import resolve_files
 from .safetensors_header import looks_like_safetensors, read_safetensors_header
 from .tensor_storage import TensorLocation, read_elements, read_tensors
 from .torch_file import LEGACY_START, open_pickle
-from .unpickler import TensorRef
+from .unpickler import ModuleState, TensorRef
 
 if TYPE_CHECKING:
     import torch
@@ -69,6 +70,18 @@ class Checkpoint:
             data = struct.pack(f"<{len(halves)}I", *(half << 16 for half in halves))
         code = {"F64": "d", "F16": "e"}.get(location.dtype, "f")
         return struct.unpack(f"<{len(data) // struct.calcsize(code)}{code}", data)
+
+    def are_zeros(self, name: str, first: int, count: int) -> bool:
+        """Whether *count* elements of a tensor from index *first* are bytes of zero in its file.
+
+        False where that costs more than reading them: for a compressed tensor and for one that is
+        not contiguous.
+        """
+        location = self.locations.get(name)
+        if location is None or location.block.compressed:
+            return False
+        data = read_elements(location, first, count)
+        return bool(data) and not any(data)
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -157,6 +170,11 @@ def _open_pickle(path: Path) -> _Opened:
             f"{path}: a single tensor of shape {list(pickled.root.shape)}, not a model. "
             "If it is a textual inversion, put it into the embeddings folder."
         )
+    if isinstance(pickled.root, ModuleState):
+        raise UnreadableFileError(
+            f"{path}: holds a pickled object ({pickled.root.name}), not a dict of weights by name. "
+            "Choose a file with a state dict."
+        )
     if not isinstance(pickled.root, dict):
         raise UnreadableFileError(
             f"{path}: holds a {type(pickled.root).__name__}, not a dict of weights by name"
@@ -164,7 +182,7 @@ def _open_pickle(path: Path) -> _Opened:
         )
     locations = {
         name: pickled.locate(reference)
-        for name, reference in _flatten(_unwrap(pickled.root), "", 0).items()
+        for name, reference in _flatten(_unwrap(pickled.root), path).items()
     }
     notes: tuple[str, ...] = ()
     if pickled.opaque_names:
@@ -196,14 +214,27 @@ def _unwrap(root: dict[str, Any]) -> dict[str, Any]:
     return root
 
 
-def _flatten(table: Mapping[Any, Any], prefix: str, depth: int) -> dict[str, TensorRef]:
+def _flatten(root: Mapping[Any, Any], path: Path) -> dict[str, TensorRef]:
     """Tensors of nested dicts under dotted names; everything else is left out."""
     result: dict[str, TensorRef] = {}
-    for key, value in table.items():
-        if not isinstance(key, str):
-            continue
-        if isinstance(value, TensorRef):
-            result[prefix + key] = value
-        elif isinstance(value, dict) and depth < 3:
-            result.update(_flatten(value, f"{prefix}{key}.", depth + 1))
+    seen = 0
+
+    def add(table: Mapping[Any, Any], prefix: str, depth: int) -> None:
+        nonlocal seen
+        # A dict that is used many times, or in itself, counts each time.
+        seen += len(table)
+        if seen > MAX_ITEMS:
+            raise UnreadableFileError(
+                f"{path}: its pickle has more than {MAX_ITEMS:,} values, which no model has. "
+                "Choose another file."
+            )
+        for key, value in table.items():
+            if not isinstance(key, str):
+                continue
+            if isinstance(value, TensorRef):
+                result[prefix + key] = value
+            elif isinstance(value, dict) and depth < 3:
+                add(value, f"{prefix}{key}.", depth + 1)
+
+    add(root, "", 0)
     return result

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..errors import UnreadableFileError, and_more
 from .file_kinds import WEIGHT_SUFFIXES
+from .limits import MAX_INDEX_BYTES
 from .path_inside import OutsideFolderError, path_inside
 
 # Names that save_pretrained and open_clip give to weights, the preferred ones first.
@@ -19,7 +20,6 @@ _STEMS = (
     "diffusion_pytorch_model",
 )
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<rest>\..+)")
-_MAX_INDEX_BYTES = 16 << 20
 
 
 def resolve_files(path: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
@@ -87,7 +87,7 @@ def _rank(name: str) -> tuple[int, int, int, int] | None:
 def _read_index(index: Path) -> tuple[Path, ...]:
     """The shards that an index names; all must be present, in the folder of the index."""
     try:
-        if index.stat().st_size > _MAX_INDEX_BYTES:
+        if index.stat().st_size > MAX_INDEX_BYTES:
             raise UnreadableFileError(f"{index}: too large for the index of a sharded model.")
         content = json.loads(index.read_bytes())
     except (ValueError, RecursionError) as error:

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from ..errors import UnreadableFileError
+from .limits import MAX_HEADER_BYTES, MAX_HEADER_JSON_BYTES
 from .tensor_storage import DTYPE_BITS, Block, TensorLocation, contiguous_stride
-
-MAX_HEADER_BYTES = 100_000_000
-"""The format's own limit."""
 
 
 def looks_like_safetensors(start: bytes) -> bool:
@@ -27,12 +25,18 @@ def read_safetensors_header(path: Path) -> tuple[dict[str, TensorLocation], dict
         length = path.stat().st_size
         with path.open("rb") as file:
             header_length = int.from_bytes(file.read(8), "little")
-            text = file.read(min(header_length, MAX_HEADER_BYTES))
+            text = file.read(min(header_length, MAX_HEADER_JSON_BYTES))
     except OSError as error:
         raise UnreadableFileError(f"{path}: cannot be read: {error}") from error
     data_start = 8 + header_length
     if data_start > length:
         raise _truncated(path, data_start, length)
+    if header_length > MAX_HEADER_JSON_BYTES:
+        raise _damaged(
+            path,
+            f"its header has {header_length:,} bytes, and a model's has at most "
+            f"{MAX_HEADER_JSON_BYTES:,}",
+        )
     try:
         header = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -124,10 +124,11 @@ def read_tensors(locations: Mapping[str, TensorLocation]) -> dict[str, torch.Ten
     return result
 
 
-def read_elements(location: TensorLocation, first: int, count: int) -> bytes:
+def read_elements(location: TensorLocation, first: int, count: int) -> bytes | bytearray:
     """The bytes of *count* elements from index *first*, without torch or a mapping."""
     size = itemsize(location.dtype)
     total = prod(location.shape)
+    data: bytes | bytearray
     if size is None or not location.contiguous:
         return b""
     first = min(first, total)
@@ -136,7 +137,7 @@ def read_elements(location: TensorLocation, first: int, count: int) -> bytes:
     try:
         with location.block.file.open("rb") as file:
             if location.block.compressed:
-                data = bytes(_decompress(file, location.block)[begin : begin + count * size])
+                data = _decompress(file, location.block, begin, count * size)
             else:
                 file.seek(_data_start(file, location.block) + begin)
                 data = file.read(count * size)
@@ -157,7 +158,9 @@ def _read_blocks(
             spans: dict[Block, tuple[int, int]] = {}
             for block, dtype in requested:
                 if block.compressed:
-                    result[block, dtype] = _tensor(_decompress(file, block), dtype, 0, block.size)
+                    result[block, dtype] = _tensor(
+                        _decompress(file, block, 0, block.size), dtype, 0, block.size
+                    )
                 elif block not in spans:
                     start = _data_start(file, block)
                     if start + block.size > length:
@@ -221,21 +224,30 @@ def _data_start(file: BinaryIO, block: Block) -> int:
     if len(header) != _ZIP_LOCAL_HEADER.size or not header.startswith(b"PK\x03\x04"):
         raise _changed(block.file)
     *_, name_length, extra_length = _ZIP_LOCAL_HEADER.unpack(header)
+    if file.read(name_length) not in (block.entry.encode(), block.entry.encode("cp437", "ignore")):
+        raise UnreadableFileError(
+            f"{block.file}: is damaged: the zip directory's {block.entry[:100]!r} has another name "
+            "where its data begins."
+        )
     return block.start + len(header) + int(name_length) + int(extra_length)
 
 
-def _decompress(file: BinaryIO, block: Block) -> bytearray:
+def _decompress(file: BinaryIO, block: Block, begin: int, size: int) -> bytearray:
+    """Bytes of a compressed entry, read as a stream: nothing before or after them is kept."""
     assert block.entry is not None
+    data = bytearray()
     try:
         with zipfile.ZipFile(file) as archive, archive.open(block.entry) as entry:
-            data = bytearray(entry.read(block.size + 1))
+            entry.seek(begin)
+            while len(data) < size and (part := entry.read(min(size - len(data), 1 << 20))):
+                data += part
     except (zipfile.BadZipFile, KeyError, RuntimeError, NotImplementedError, EOFError) as error:
         raise UnreadableFileError(f"{block.file}: entry {block.entry!r}: {error}") from error
     except Exception as error:  # zlib.error and its like have no common base
         if type(error).__module__ not in {"zlib", "_bz2", "_lzma", "lzma"}:
             raise
         raise UnreadableFileError(f"{block.file}: entry {block.entry!r}: {error}") from error
-    if len(data) != block.size:
+    if len(data) != size:
         raise _changed(block.file)
     return data
 

@@ -16,17 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UnreadableFileError, UnsafeFileError, and_more
+from .limits import MAX_DEPTH, MAX_LOADED_BYTES, MAX_PICKLE_BYTES, MAX_REPEATED_BYTES
 from .tensor_storage import Block, TensorLocation, itemsize, read_tensors
 from .unpickler import DamagedPickleError, OpaqueObject, SafeUnpickler, StorageRef, TensorRef
-
-MAX_PICKLE_BYTES = 64 << 20
-"""The pickle of a full SD2 checkpoint, without its tensors, has about 200 kB."""
-
-MAX_LOADED_BYTES = 1 << 30
-"""Limit of ``load_pickle``, far above any textual inversion."""
-
-MAX_DEPTH = 50
-"""Of dicts and lists in which tensors are looked for."""
 
 # The first object of the stream format (torch/serialization.py), pickled with protocol 2.
 LEGACY_START = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
@@ -75,9 +67,10 @@ def load_pickle(path: str | os.PathLike[str]) -> Any:
     size = max(
         size, sum({location.block: location.block.size for location in locations.values()}.values())
     )
-    if size > MAX_LOADED_BYTES:
+    limit = min(MAX_LOADED_BYTES, os.path.getsize(path) + MAX_REPEATED_BYTES)
+    if size > limit:
         raise UnreadableFileError(
-            f"{path}: holds {size:,} bytes of tensors; the limit here is {MAX_LOADED_BYTES:,}."
+            f"{path}: holds {size:,} bytes of tensors; the limit here is {limit:,}."
         )
     tensors = {key: tensor.clone() for key, tensor in read_tensors(locations).items()}
     return _rebuild(file.root, tensors, {}, 0)
@@ -179,7 +172,7 @@ def _open_stream(path: Path) -> PickledFile:
             dtypes.update(unpickler.storage_dtypes)
         protocol, system, root, keys = values
         if protocol != _LEGACY_PROTOCOL or not isinstance(keys, list):
-            raise DamagedPickleError(f"protocol {str(protocol)[:20]} instead of {_LEGACY_PROTOCOL}")
+            raise DamagedPickleError(f"it does not have torch's protocol {_LEGACY_PROTOCOL}")
         if isinstance(system, dict) and system.get("little_endian") is False:
             raise UnreadableFileError(
                 f"{path}: was saved on a big-endian machine; save it again as .safetensors there."

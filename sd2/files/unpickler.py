@@ -16,13 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UnsafeFileError
+from .limits import MAX_DIMENSIONS, MAX_OPERATIONS
 from .tensor_storage import DTYPE_NAMES
-
-MAX_OPERATIONS = 5_000_000
-"""A full SD2 checkpoint has about 40,000; far more is an attack, or not weights."""
-
-MAX_DIMENSIONS = 64
-"""torch's own limit."""
 
 
 class DamagedPickleError(Exception):
@@ -58,6 +53,15 @@ class TensorRef:
     offset: int
     shape: tuple[int, ...]
     stride: tuple[int, ...]
+
+
+class ModuleState(dict[str, object]):
+    """The parameters and buffers of a pickled module of torch, and those of its modules."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        """Of its class."""
 
 
 @dataclass(frozen=True)
@@ -220,6 +224,10 @@ class SafeUnpickler:
         if not isinstance(target, _Name):
             return target if isinstance(target, OpaqueObject) else OpaqueObject("?")
         builder = _BUILDERS.get(target.name)
+        if target.name.startswith("torch.nn.modules."):
+            return ModuleState(target.name)
+        if target.name == "copyreg._reconstructor" and isinstance(arguments, tuple) and arguments:
+            return self._reduce(arguments[0], ())  # protocols 0 and 1
         if builder is not None and isinstance(arguments, tuple):
             built = builder(self, arguments)
             if built is not None:
@@ -228,10 +236,13 @@ class SafeUnpickler:
         return OpaqueObject(target.name)
 
     def _build(self) -> None:
-        # The state of an object. Ours have none: what an OrderedDict or a parameter carries here
-        # (``_metadata``, hooks) is not weights.
-        self._pop()
-        self._top()
+        # The state of an object. But for modules, ours have none: what an OrderedDict or a
+        # parameter carries here (``_metadata``, hooks) is not weights.
+        state, target = self._pop(), self._top()
+        if isinstance(target, ModuleState) and isinstance(state, dict):
+            for part in ("_parameters", "_buffers", "_modules"):
+                inner = state.get(part)
+                target.update(inner if isinstance(inner, dict) else {})
 
     def _persistent(self, reference: object) -> None:
         """torch's persistent ids: ("storage", type, key, location, numel[, view])."""

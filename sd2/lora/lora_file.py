@@ -1,55 +1,44 @@
-"""Reads the text encoder's part of LoRA files, under the names of every trainer.
+"""Reads the text encoder's part of LoRA files.
 
-Names (kohya's, diffusers', PEFT's, ComfyUI's; with or without ``text_model.``) are parsed by one
-pattern, and the model family is decided by the width of the tensors, not by the file's metadata.
+The model family is decided by the width of the tensors, not by the file's metadata.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import isfinite, nan
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..config import CONTEXT_WIDTHS, TEXT_ENCODER_WIDTHS
 from ..errors import SD2ClipError, and_more
-from ..files.checkpoint import Checkpoint, open_checkpoint
-from .weight_adapters import PARTS, Change, Factors, factors_of, shape_of
+from ..files.checkpoint import Checkpoint, fingerprint, open_checkpoint
+from .alpha_outside_tensors import (
+    AlphaOutsideTensors,
+    adapter_config_of,
+    find_alpha_outside_tensors,
+)
+from .tensor_names import TEXT_MODEL, SortedNames, sort_names
+from .weight_adapters import (
+    OFT,
+    Change,
+    Difference,
+    NewValue,
+    Shape,
+    WeightChange,
+    factors_of,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_NAME = re.compile(
-    r"(?:base_model\.model\.)?"
-    r"(?:lora_te1?_|text_encoder\.|text_encoders\.clip_h\.transformer\.|clip_h\.transformer\.)?"
-    r"(?:base_model\.model\.)?"
-    r"(?:text_model[._])?encoder[._]layers[._](?P<layer>\d+)[._]"
-    r"(?:self_attn[._](?:to_)?(?P<attn>q|k|v|out)(?:_proj)?|mlp[._](?P<mlp>fc[12]))"
-    r"(?P<part>[._].+)"
-)
-
-_PARTS = {
-    "up": re.compile(
-        r"\.lora_up\.weight|\.lora_B(\.\w+)?(\.weight)?|[._]lora(_linear_layer)?\.up\.weight"
-    ),
-    "down": re.compile(
-        r"\.lora_down\.weight|\.lora_A(\.\w+)?(\.weight)?|[._]lora(_linear_layer)?\.down\.weight"
-    ),
-    **{
-        name: re.compile(rf"\.{name}")
-        for name in PARTS
-        if name not in ("up", "down")  # LyCORIS' have one name each
-    },
-    "alpha": re.compile(r"\.alpha"),
-    "dora_scale": re.compile(r"\.dora_scale|\.lora_magnitude_vector(\.\w+)?(\.weight)?"),
-}
-
-_UNET = re.compile(r"(lora_)?unet[._]|diffusion_model\.|model\.diffusion_model\.")
 _SECOND_ENCODER = re.compile(r"lora_te2_|text_encoder_2\.")
-_CROSS_ATTENTION = re.compile(r".*attn2[._](processor[._])?to_[kv]\b.*(down|lora_A)\b.*")
+_CROSS_ATTENTION = re.compile(
+    r".*attn2[._](processor[._])?to_[kv][._](.*[._])?(down|lora_A|hada_w1_b|diff)([._].*)?"
+)
 
 
 class LoraError(SD2ClipError):
@@ -61,79 +50,187 @@ class TextEncoderLora:
     """The changes of a LoRA file for SD2's text encoder."""
 
     path: Path
-    changes: Mapping[str, Change]
-    """By the name of the weight, ``clip_h.transformer.text_model.encoder.layers….weight``."""
+    changes: Mapping[str, WeightChange]
+    """By the name of the weight or bias, ``clip_h.transformer.text_model.….weight``."""
     for_unet: int
     """How many tensors are for the UNet."""
+    not_applied: Mapping[str, tuple[str, ...]]
+    """Names of tensors for the text encoder that are not applied, by the kind of their change."""
     unmatched: tuple[str, ...]
-    """Names of tensors that are for neither."""
+    """Names of tensors that are for neither, or that do not make up a change."""
     claims: str
     """The base model by the file's metadata; may be empty or wrong."""
+    alpha: str
+    """Sentence about alpha that was found outside the tensors; may be empty."""
 
-    def describe(self, strength: float, not_applied: tuple[str, ...] = ()) -> str:
-        """Several lines for people: what was found, and what was applied."""
+    def describe(self, strength: float, refused: tuple[str, ...] = ()) -> str:
+        """Several lines for people: what was found, and what was applied.
+
+        *refused* are the names of changes that the host did not apply.
+        """
         lines = [str(self.path)]
         if self.changes:
-            layers = {name.split(".layers.")[1].split(".")[0] for name in self.changes}
             changes = self.changes.values()
-            kinds = sorted(
-                {"DoRA" if c.dora_scale is not None else c.factors.kind for c in changes}
-            )
-            ranks = sorted({c.factors.rank for c in changes if c.factors.rank is not None})
+            kinds = " and ".join(sorted({change.kind for change in changes}))
+            ranks = sorted({change.rank for change in changes if change.rank is not None})
             rank = f", rank {', '.join(map(str, ranks))}" if ranks else ""
-            applied = len(self.changes) - len(not_applied)
+            applied = len(self.changes) - len(refused)
             lines.append(
-                f"{' and '.join(kinds)} for Stable Diffusion 2{rank}: {applied} "
-                f"weights in {len(layers)} layers changed at strength {strength:g}"
+                f"{kinds} for Stable Diffusion 2{rank}: {applied} weights{self._where()} changed "
+                f"at strength {strength:g}"
             )
+        elif self.not_applied or self.unmatched:
+            lines.append("nothing of it was applied: the CLIP is unchanged")
+        elif self.for_unet:
+            lines.append("is for the UNet alone: the CLIP is unchanged")
         else:
             lines.append("holds nothing for the text encoder: the CLIP is unchanged")
+        if self.alpha:
+            lines.append(self.alpha)
         if self.claims:
             lines.append(f"metadata: {self.claims}")
         if self.for_unet:
             lines.append(f"{self.for_unet} tensors are for the UNet: load them with Load LoRA")
-        for what, names in (("not applied", not_applied), ("not understood", self.unmatched)):
+        named = [
+            ("not applied", refused),
+            *((f"not applied ({kind})", names) for kind, names in self.not_applied.items()),
+            ("not understood", self.unmatched),
+        ]
+        for what, names in named:
             if names:
                 lines.append(f"{len(names)} tensors {what}: {and_more(names)}")
         return "\n".join(lines)
 
+    def _where(self) -> str:
+        """In which layers the changed weights are, and how many are in none."""
+        inside = [name for name in self.changes if ".layers." in name]
+        layers = {name.split(".layers.")[1].split(".")[0] for name in inside}
+        outside = len(self.changes) - len(inside)
+        places = [f"in {len(layers)} layers"] if layers else []
+        places += [f"{outside} outside them" if layers else "outside the layers"] * bool(outside)
+        return f" {' and '.join(places)}"
 
-def _claims(metadata: Mapping[str, str]) -> str:
-    keys = ("ss_base_model_version", "ss_v2", "modelspec.architecture")
-    return ", ".join(f"{key}={metadata[key]}" for key in keys if metadata.get(key))
+
+def lora_fingerprint(path: str | PathLike[str]) -> list[list[Any]]:
+    """Name, modification time (ns) and size of all files that ``read_lora`` reads."""
+    files = fingerprint(path)
+    config = adapter_config_of(Path(files[0][0]))
+    if config is not None:
+        status = config.stat()
+        files.append([str(config), status.st_mtime_ns, status.st_size])
+    return files
 
 
-def _sort(checkpoint: Checkpoint) -> tuple[dict[str, dict[str, str]], int, list[str]]:
-    """Weight -> part -> tensor name; how many tensors are for the UNet; the names of the rest."""
-    modules: dict[str, dict[str, str]] = {}
-    for_unet = 0
-    rest: list[str] = []
-    for name in checkpoint.tensors:
-        match = _NAME.fullmatch(name)
-        part = match and next((p for p, r in _PARTS.items() if r.fullmatch(match["part"])), None)
-        if match and part:
-            inner = f"self_attn.{match['attn']}_proj" if match["attn"] else f"mlp.{match['mlp']}"
-            weight = f"text_model.encoder.layers.{match['layer']}.{inner}.weight"
-            module = modules.setdefault(f"clip_h.transformer.{weight}", {})
-            if part in module:  # under two spellings
-                rest.append(name)
-            else:
-                module[part] = name
-        elif _UNET.match(name):
-            for_unet += 1
+def read_lora(path: str | PathLike[str], shapes: Mapping[str, tuple[int, ...]]) -> TextEncoderLora:
+    """Read the text encoder's part of a LoRA.
+
+    *shapes* are those of the CLIP's weights, by name; they give its width and its layers. Raises
+    LoraError for a file of another family, UnreadableFileError for one that is not a model.
+    """
+    width = shapes.get(f"{TEXT_MODEL}final_layer_norm.weight", (0,))[0]
+    if not width:
+        raise LoraError(
+            "The CLIP is not Stable Diffusion 2's. Connect one from Load SD2 CLIP or from the "
+            "loader of an SD2 checkpoint."
+        )
+    checkpoint = open_checkpoint(fspath(path))
+    names = sort_names(checkpoint.tensors)
+    tensors = checkpoint.read(name for parts in names.modules.values() for name in parts.values())
+    outside = None
+    if not any("alpha" in parts for parts in names.modules.values()):
+        outside = find_alpha_outside_tensors(checkpoint)
+    found: dict[str, _Found] = {}
+    for module, parts in names.modules.items():
+        found.update(_changes_of(module, parts, tensors, names, outside))
+    _check_family(checkpoint, found, width)
+    changes: dict[str, WeightChange] = {}
+    for weight, one in found.items():
+        if weight not in shapes:
+            names.unmatched += one.names
+            continue
+        _check(checkpoint.path, one, tuple(shapes[weight]), tensors)
+        changes[weight] = one.change
+    return TextEncoderLora(
+        path=checkpoint.path,
+        changes=changes,
+        for_unet=names.for_unet,
+        not_applied={kind: tuple(of_kind) for kind, of_kind in names.not_applied.items()},
+        unmatched=tuple(names.unmatched),
+        claims=_claims(checkpoint.metadata),
+        alpha=_alpha_sentence(outside, changes.values()),
+    )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A change, and the names of the tensors that it is made of."""
+
+    change: WeightChange
+    names: tuple[str, ...]
+
+
+def _changes_of(
+    module: str,
+    parts: Mapping[str, str],
+    tensors: Mapping[str, Tensor],
+    names: SortedNames,
+    outside: AlphaOutsideTensors | None,
+) -> dict[str, _Found]:
+    """The changes of a module's weight and bias, by their names; the rest goes to *names*."""
+    found: dict[str, _Found] = {}
+    left = dict(parts)
+    bias = left.pop("diff_b", None) or left.pop("b_norm", None)
+    if bias is not None:
+        found[f"{module}.bias"] = _Found(Change(Difference(tensors[bias])), (bias,))
+    alpha, dora = left.pop("alpha", None), left.pop("dora_scale", None)
+    scales = tuple(name for name in (alpha, dora) if name is not None)
+    if not left:
+        if bias is None:
+            names.unmatched += scales
+        return found
+    kinds, first = set(left), next(iter(left.values()))
+    change: WeightChange | None = None
+    made_of = (*left.values(), *scales)
+    if kinds == {"oft_blocks"} and tensors[first].dim() == 4:
+        names.not_apply(made_of, "BOFT")
+        return found
+    if kinds == {"oft_blocks"} and tensors[first].dim() == 3 and dora is None:
+        change = OFT(tensors[first], _alpha(tensors, alpha))
+    elif kinds == {"set_weight"}:
+        change = NewValue(tensors[first])
+    elif kinds == {"w_norm"}:
+        change = Change(Difference(tensors[first]))
+    elif (factors := factors_of({part: tensors[name] for part, name in left.items()})) is not None:
+        if isinstance(factors, Difference):
+            change = Change(factors)
         else:
-            rest.append(name)
-    return modules, for_unet, rest
+            number = _alpha(tensors, alpha)
+            if number is None and outside is not None and factors.rank is not None:
+                number = outside.of(module.removeprefix("clip_h.transformer."), factors.rank)
+            scale = None if dora is None else tensors[dora]
+            if scale is not None and scale.dim() == 1:
+                scale = scale.unsqueeze(1)  # PEFT's magnitude vector: one value per row
+            change = Change(factors, number, scale)
+    if change is None:
+        names.not_apply(made_of)
+        return found
+    return {f"{module}.weight": _Found(change, made_of), **found}
 
 
-def _check_family(
-    checkpoint: Checkpoint, found: Mapping[str, tuple[int, int] | None], width: int
-) -> None:
+def _alpha(tensors: Mapping[str, Tensor], name: str | None) -> float | None:
+    """The value of alpha; NaN if it is not one real number."""
+    if name is None:
+        return None
+    tensor = tensors[name]
+    return float(tensor) if tensor.numel() == 1 and not tensor.is_complex() else nan
+
+
+def _check_family(checkpoint: Checkpoint, found: Mapping[str, _Found], width: int) -> None:
     """Raise LoraError if the shapes of the changes belong to another family."""
     whose = TEXT_ENCODER_WIDTHS.get(width, "of no Stable Diffusion model known here")
     advice = f"The CLIP is {width} wide ({whose}). Choose a LoRA trained for Stable Diffusion 2."
-    for weight, shape in found.items():
-        side = shape and shape[1 if weight.endswith("fc1.weight") else 0]
+    for weight, one in found.items():
+        side = _width_of(weight, one.change.shape)
         if side and side != width:
             family = TEXT_ENCODER_WIDTHS.get(side, "of no Stable Diffusion model known here")
             raise LoraError(
@@ -142,7 +239,7 @@ def _check_family(
     if any(_SECOND_ENCODER.match(name) for name in checkpoint.tensors):
         raise LoraError(f"{checkpoint.path}: this LoRA is for two text encoders (SDXL). {advice}")
     for name, info in checkpoint.tensors.items():
-        if _CROSS_ATTENTION.match(name) and len(info.shape) > 1:
+        if _CROSS_ATTENTION.fullmatch(name) and len(info.shape) > 1:
             context = info.shape[1]
             if width in CONTEXT_WIDTHS and context != width and context in CONTEXT_WIDTHS:
                 raise LoraError(
@@ -152,73 +249,66 @@ def _check_family(
             return
 
 
-def _alpha(tensor: Tensor) -> float:
-    """The value of alpha; NaN if it is not one real number."""
-    return float(tensor) if tensor.numel() == 1 and not tensor.is_complex() else nan
+def _width_of(weight: str, shape: Shape | None) -> int | None:
+    """Width of the text encoder whose *weight* has *shape*; None if the shape does not tell."""
+    if not shape or weight.endswith("fc1.bias"):
+        return None
+    return shape[-1 if weight.endswith(("fc1.weight", "embedding.weight")) else 0]
 
 
-def read_lora(path: str | PathLike[str], shapes: Mapping[str, tuple[int, ...]]) -> TextEncoderLora:
-    """Read the text encoder's part of a LoRA.
-
-    *shapes* are those of the CLIP's weights, by name; they give its width and its layers. Raises
-    LoraError for a file of another family, UnreadableFileError for one that is not a model.
-    """
-    width = shapes.get("clip_h.transformer.text_model.final_layer_norm.weight", (0,))[0]
-    if not width:
+def _check(
+    path: Path, found: _Found, shape: tuple[int, ...], tensors: Mapping[str, Tensor]
+) -> None:
+    """Raise LoraError if a change does not fit a weight of *shape*, or cannot be computed."""
+    change, named = found.change, and_more(found.names)
+    given = change.shape
+    if (
+        given is None
+        or len(given) != len(shape)
+        or any(size not in (None, expected) for size, expected in zip(given, shape, strict=True))
+    ):
+        sizes = ", ".join(f"{name} {tuple(tensors[name].shape)}" for name in found.names)
+        raise LoraError(f"{path}: {sizes} do not fit a weight of shape {shape}.")
+    if change.rank is not None and change.rank > max(shape):
         raise LoraError(
-            "The CLIP is not Stable Diffusion 2's. Connect one from Load SD2 CLIP or from the "
-            "loader of an SD2 checkpoint."
+            f"{path}: {named} have rank {change.rank:,}, more than the {max(shape):,} of the "
+            "weight that they change. The file is damaged, or made to fill the memory."
         )
-    checkpoint = open_checkpoint(fspath(path))
-    modules, for_unet, unmatched = _sort(checkpoint)
-    tensors = checkpoint.read(name for parts in modules.values() for name in parts.values())
-    factors: dict[str, Factors] = {}
-    for weight, parts in modules.items():
-        made = factors_of({part: tensors[name] for part, name in parts.items()})
-        if made is None:
-            unmatched += parts.values()
-        else:
-            factors[weight] = made
-    found = {weight: shape_of(made) for weight, made in factors.items()}
-    _check_family(checkpoint, found, width)
-    changes: dict[str, Change] = {}
-    for weight, made in factors.items():
-        parts = modules[weight]
-        if weight not in shapes:
-            unmatched += parts.values()
-            continue
-        if found[weight] != tuple(shapes[weight]):
-            named = ", ".join(
-                f"{name} {tuple(checkpoint.tensors[name].shape)}"
-                for part, name in parts.items()
-                if part in PARTS
-            )
+    alpha = None if isinstance(change, NewValue) else change.alpha
+    scale = change.dora_scale if isinstance(change, Change) else None
+    scales = ((shape[0], 1), (1, shape[-1]))
+    if (alpha is not None and not isfinite(alpha)) or (
+        scale is not None and tuple(scale.shape) not in scales
+    ):
+        raise LoraError(
+            f"{path}: the alpha or dora_scale of {named} is damaged: alpha is one number, and "
+            f"dora_scale one for each row or column of a {shape} weight."
+        )
+    for name in found.names:
+        tensor = tensors[name]
+        if not (tensor.float() if tensor.itemsize == 1 else tensor).isfinite().all():
             raise LoraError(
-                f"{checkpoint.path}: {named} do not fit a weight of shape {tuple(shapes[weight])}."
+                f"{path}: {name} holds NaN or infinity, which would make every result so. The "
+                "file is damaged, or its training failed. Choose another LoRA."
             )
-        alpha = _alpha(tensors[parts["alpha"]]) if "alpha" in parts else None
-        scale = tensors[parts["dora_scale"]] if "dora_scale" in parts else None
-        if scale is not None and scale.dim() == 1:
-            scale = scale.unsqueeze(1)  # PEFT's magnitude vector: one value per row
-        outputs, inputs = shapes[weight]
-        wrong = [
-            parts[part]
-            for part, fits in (
-                ("alpha", alpha is None or isfinite(alpha)),
-                ("dora_scale", scale is None or tuple(scale.shape) in ((outputs, 1), (1, inputs))),
-            )
-            if not fits
-        ]
-        if wrong:
-            raise LoraError(
-                f"{checkpoint.path}: {wrong[0]} is damaged: alpha is one number, and dora_scale "
-                f"one for each row or column of a {(outputs, inputs)} weight."
-            )
-        changes[weight] = Change(made, alpha, scale)
-    return TextEncoderLora(
-        path=checkpoint.path,
-        changes=changes,
-        for_unet=for_unet,
-        unmatched=tuple(unmatched),
-        claims=_claims(checkpoint.metadata),
+
+
+def _alpha_sentence(outside: AlphaOutsideTensors | None, changes: Iterable[WeightChange]) -> str:
+    """What became of alpha that was found outside the tensors."""
+    ranked = [one for one in changes if isinstance(one, Change) and one.rank is not None]
+    if outside is None or not ranked:
+        return ""
+    factors = sorted({one.alpha / one.rank for one in ranked if one.alpha and one.rank})
+    if not factors:
+        return f"alpha in {outside.source} is not used: it is for rank {outside.rank}"
+    root = ", divided by the square root of the rank (rsLoRA)" if outside.rslora else ""
+    return (
+        f"alpha {outside.alpha:g} from {outside.source}{root}: the change is scaled by "
+        f"{and_more([f'{factor:g}' for factor in factors])}. ComfyUI's own LoRA loader does not "
+        "read alpha there, and scales by 1"
     )
+
+
+def _claims(metadata: Mapping[str, str]) -> str:
+    keys = ("ss_base_model_version", "ss_v2", "modelspec.architecture")
+    return ", ".join(f"{key}={metadata[key]}" for key in keys if metadata.get(key))

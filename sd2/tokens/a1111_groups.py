@@ -37,7 +37,8 @@ def a1111_groups(
 def _spellings(encode: Callable[[str], list[int]], embeddings: EmbeddingTokens) -> _Spellings:
     spellings: dict[int, list[tuple[list[int], str]]] = {}
     for name in embeddings.names():
-        for spelled in (name, EMBEDDING_PREFIX + name):
+        # Completion quotes a name with a blank, because ComfyUI's syntax needs that.
+        for spelled in (name, EMBEDDING_PREFIX + name, f'{EMBEDDING_PREFIX}"{name}"'):
             if ids := encode(spelled):
                 spellings.setdefault(ids[0], []).append((ids, name))
     for same_start in spellings.values():

@@ -2,7 +2,8 @@
 
 ``embedding:name`` counts at the start of a segment and after a blank, in lower case. The name ends
 at the next blank, or where another pack's syntax begins (``<lora:…>``, ``[a|b]``); what follows is
-text. A name without a usable embedding is dropped and reported; the text around it stays.
+text. A name with a blank is quoted, ``embedding:"my style"``, which ComfyUI cannot read. A name
+without a usable embedding is dropped and reported; the text around it stays.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from .textual_inversion import Unusable
 from .tokenized_text import Token
 
 _PIECE_STARTS = re.compile(rf"(?<=\s)(?={EMBEDDING_PREFIX})")
+_QUOTED = re.compile(r'"([^"]+)"')
 _OTHER_SYNTAX = re.compile(r"[<\[]")
 
 
@@ -28,11 +30,9 @@ def comfy_groups(
         for piece in _PIECE_STARTS.split(segment.text):
             text = piece
             if piece.startswith(EMBEDDING_PREFIX) and embeddings.enabled:
-                words = piece.removeprefix(EMBEDDING_PREFIX).split()
-                if words:  # a lone "embedding:" names nothing: it is text
-                    vectors, text = _embedding(
-                        words[0], " ".join(words[1:]), segment.weight, len(groups) + 1, embeddings
-                    )
+                rest = piece.removeprefix(EMBEDDING_PREFIX)
+                if rest.strip():  # a lone "embedding:" names nothing: it is text
+                    vectors, text = _embedding(rest, segment.weight, len(groups) + 1, embeddings)
                     if vectors:
                         groups.append(vectors)
             if text:
@@ -42,12 +42,20 @@ def comfy_groups(
 
 
 def _embedding(
-    name: str, following: str, weight: float, word_id: int, embeddings: EmbeddingTokens
+    rest: str, weight: float, word_id: int, embeddings: EmbeddingTokens
 ) -> tuple[list[Token], str]:
-    """Return the vectors of the embedding *name*, none if it is ignored, and the text after it."""
-    if other := _OTHER_SYNTAX.search(name):
-        following = " ".join(filter(None, (name[other.start() :], following)))
-        name = name[: other.start()]
+    """Return the vectors of the embedding that *rest* names, and the text after the name.
+
+    There are no vectors if the embedding is ignored.
+    """
+    if quoted := _QUOTED.match(rest):
+        name, following = quoted[1], " ".join(rest[quoted.end() :].split())
+    else:
+        name, *words = rest.split()
+        following = " ".join(words)
+        if other := _OTHER_SYNTAX.search(name):
+            following = " ".join(filter(None, (name[other.start() :], following)))
+            name = name[: other.start()]
     found = embeddings.load(name)
     bare = name.strip(",")
     if isinstance(found, Unusable) and bare != name:

@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import SD2ClipError
+from ..errors import SD2ClipError, and_more
 from ..files.file_kinds import EMBEDDING_SUFFIXES
 from ..files.path_inside import OutsideFolderError, path_inside
 
@@ -154,5 +154,10 @@ def _read(path: Path, version: tuple[int, ...], width: int, key: str) -> Embeddi
                 digest.update(block)
     except SD2ClipError as error:
         return Unusable(path, str(error).removeprefix(f"{path}: "))
-    note = f"{found.dropped} of its vectors contain nan or inf" if found.dropped else ""
-    return Embedding(path, digest.hexdigest(), found.rows, note)
+    notes = [f"{found.dropped} of its vectors contain nan or inf"] if found.dropped else []
+    if found.left_out:
+        names = and_more([repr(name[:100]) for name in found.left_out], 4)
+        notes.append(
+            f"its file also holds {names}, which are left out: save each embedding to its own file"
+        )
+    return Embedding(path, digest.hexdigest(), found.rows, "; ".join(notes))

@@ -10,7 +10,7 @@ from pathlib import Path
 import layouts
 import pytest
 import torch
-from browser_models import write_hollow
+from browser_models import write_expanded
 from model_shapes import SD2_CONFIG
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -214,7 +214,7 @@ def test_a_file_that_is_no_model_is_named(name, command, tmp_path):
 
 def test_a_console_without_the_letters_of_a_name_gets_their_codes(tmp_path):
     (tmp_path / "sd2_clip").symlink_to(ROOT, target_is_directory=True)
-    write_hollow(tmp_path / "猫.safetensors", text_model_shapes(load_config(), range(23)))
+    write_expanded(tmp_path / "猫.safetensors", text_model_shapes(load_config(), range(23)))
     done = run(tmp_path, "inspect", "猫.safetensors", PYTHONIOENCODING="cp1252")
     assert (done.returncode, done.stderr) == (0, "")
     assert r"\u732b.safetensors" in done.stdout

@@ -25,7 +25,8 @@ def info(comfyui: ComfyUI, name: str) -> str:
     return str(comfyui.run(graph)[show.key]["text"][0])
 
 
-@pytest.mark.parametrize("name", ["kohya", "kohya-te1", "diffusers", "loha", "lokr", "diff"])
+@pytest.mark.parametrize("name", ["kohya", "kohya-te1", "diffusers", "loha", "lokr", "diff", "full",
+                                  "glora", "oft", "set", "extracted"])  # fmt: skip
 def test_result_is_load_loras(comfyui: ComfyUI, name: str) -> None:
     file = f"{name}.safetensors"
     graph = Graph()
@@ -40,6 +41,22 @@ def test_result_is_load_loras(comfyui: ComfyUI, name: str) -> None:
     assert_same(found["ours"], found["core"])
     assert_same(found["ours_on_core"], found["core"])
     assert not torch.allclose(found["ours"]["cond0"], found["without"]["cond0"], atol=0.01)
+
+
+def test_alpha_in_the_header_is_applied_though_core_passes_over_it(comfyui: ComfyUI) -> None:
+    """On purpose ours differs from core here: kohya's file is the same with alpha in tensors."""
+    graph = Graph()
+    found = results(
+        comfyui,
+        graph,
+        header=with_our_node(graph, our_clip(graph), "alpha-in-header.safetensors"),
+        tensors=with_cores_node(graph, our_clip(graph), "kohya.safetensors"),
+        core=with_cores_node(graph, our_clip(graph), "alpha-in-header.safetensors"),
+    )
+    assert_same(found["header"], found["tensors"])
+    assert not torch.allclose(found["header"]["cond0"], found["core"]["cond0"], atol=0.01)
+    report = info(comfyui, "alpha-in-header.safetensors")
+    assert "the change is scaled by 0.5. ComfyUI's own LoRA loader does not read alpha" in report
 
 
 @pytest.mark.parametrize("name", ["peft", "flattened"])
@@ -97,7 +114,7 @@ def test_report_counts_what_was_applied(comfyui: ComfyUI) -> None:
 
 
 def test_another_familys_lora_is_refused_by_name(comfyui: ComfyUI) -> None:
-    with pytest.raises(PromptError, match=r"768 wide, which is Stable Diffusion 1"):
+    with pytest.raises(PromptError, match=r"768 wide \(CLIP-L of SD 1"):
         info(comfyui, "sd1.safetensors")
 
 

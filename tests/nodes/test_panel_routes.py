@@ -72,26 +72,27 @@ def test_steps_outside_of_the_nodes_range_are_refused(syntax: str, steps: int) -
 
 
 def test_good_file_is_told_by_its_header(models: Path) -> None:
-    from browser_models import write_hollow
+    from browser_models import write_expanded
     from sd2_clip.sd2.config import load_config
     from sd2_clip.sd2.detection.state_dict_keys import text_model_shapes
 
     shapes = dict(text_model_shapes(load_config(), range(23)))
-    write_hollow(models / "text_encoders/good.safetensors", shapes)
+    path = models / "text_encoders/good.safetensors"
+    write_expanded(path, shapes)
     found = panel_routes.inspect({"clip_name": "good.safetensors"})
     assert (found["layers"], found["dtype"], found["clip_name"]) == (23, "F16", "good.safetensors")
-    assert found["bytes"] > 600_000_000
+    assert found["bytes"] == path.stat().st_size
     assert str(models) not in json.dumps(found)
 
 
 def test_wrong_file_is_named_and_good_ones_offered(models: Path) -> None:
-    from browser_models import sd1_shapes, write_hollow
+    from browser_models import sd1_shapes, write_expanded, write_hollow
     from sd2_clip.sd2.config import load_config
     from sd2_clip.sd2.detection.state_dict_keys import text_model_shapes
 
     write_hollow(models / "checkpoints/wrong.safetensors", sd1_shapes())
     shapes = dict(text_model_shapes(load_config(), range(23)))
-    write_hollow(models / "text_encoders/good.safetensors", shapes)
+    write_expanded(models / "text_encoders/good.safetensors", shapes)
     found = panel_routes.inspect({"clip_name": "wrong.safetensors"})
     assert found["error"].startswith("wrong.safetensors: no SD2 text encoder")
     assert "Stable Diffusion 1.x" in found["error"]

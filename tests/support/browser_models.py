@@ -57,6 +57,17 @@ def sd1_shapes() -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def write_expanded(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    """A file of F16 tensors that repeat one value, which takes no room on the disk either.
+
+    Unlike a hole it is not taken for an incomplete download.
+    """
+    import torch
+
+    one = torch.full((), 0.5, dtype=torch.float16)
+    torch.save({name: one.clone().expand(shape) for name, shape in shapes.items()}, path)
+
+
 def write_hollow(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
     """A safetensors file of F16 whose data is one big hole, which takes no room on the disk."""
     header, offset = {}, 0

@@ -6,12 +6,14 @@ So a small encoder is narrow but has 24 layers, and the UNet has SD2's widths in
 
 from __future__ import annotations
 
+import json
 import zlib
 from pathlib import Path
 
 import layouts
 import torch
 from model_shapes import SD2_CONFIG
+from safetensors.torch import save_file
 
 State = dict[str, torch.Tensor]
 
@@ -136,7 +138,7 @@ def lora(*, naming: str, width: int, inner: int, dora: bool = False, layers: int
 
 
 def lycoris(kind: str, *, width: int, inner: int) -> State:
-    """LoHa, LoKr or full differences for the text encoder, under kohya's names."""
+    """Changes of another *kind* than LoRA for the text encoder, under kohya's names."""
     state: State = {}
     for layer in range(23):
         for module in ("self_attn_k_proj", "mlp_fc1"):
@@ -147,14 +149,39 @@ def lycoris(kind: str, *, width: int, inner: int) -> State:
                 "lokr": {"lokr_w1": (8, 8), "lokr_w2_a": (outputs // 8, 4),
                          "lokr_w2_b": (4, width // 8)},
                 "diff": {"diff": (outputs, width)},
+                "full": {"diff": (outputs, width), "diff_b": (outputs,)},
+                "glora": {"a1.weight": (width, 4), "a2.weight": (4, width),
+                          "b1.weight": (outputs, 4), "b2.weight": (4, width)},
+                "oft": {"oft_blocks": (outputs // 8, 8, 8)},
+                "set": {"set_weight": (outputs, width)},
             }[kind]  # fmt: skip
             name = f"lora_te_text_model_encoder_layers_{layer}_{module}"
             made = _random({f"{name}.{p}": shape for p, shape in parts.items()}, torch.float32)
-            size = 1.0 if kind == "loha" else 0.3  # a product of four is small by itself
+            size = 1.0 if kind in ("loha", "glora") else 0.3  # products of four are small
             state.update({key: tensor * size for key, tensor in made.items()})
-            if kind != "diff":
+            if kind not in ("diff", "set"):
                 state[f"{name}.alpha"] = torch.tensor(2.0)
     return state
+
+
+def extracted(*, width: int, inner: int) -> State:
+    """What ComfyUI's "Extract and Save Lora" writes: norms, biases and the position table, too."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in range(23):
+        for name, outputs in (("layer_norm1", width), ("mlp.fc1", inner)):
+            start = f"encoder.layers.{layer}.{name}"
+            if name == "mlp.fc1":
+                shapes[f"{start}.lora_up.weight"] = (outputs, 4)
+                shapes[f"{start}.lora_down.weight"] = (4, width)
+            else:
+                shapes[f"{start}.diff"] = (outputs,)
+            shapes[f"{start}.diff_b"] = (outputs,)
+    shapes["final_layer_norm.diff"] = shapes["final_layer_norm.diff_b"] = (width,)
+    shapes["embeddings.position_embedding.lora_up.weight"] = (77, 4)
+    shapes["embeddings.position_embedding.lora_down.weight"] = (4, width)
+    prefix = "text_encoders.clip_h.transformer.text_model."
+    made = _random({prefix + name: shape for name, shape in shapes.items()}, torch.float32)
+    return {name: tensor * 0.3 for name, tensor in made.items()}
 
 
 def write_models(folder: Path, config: dict[str, int]) -> None:
@@ -166,9 +193,15 @@ def write_models(folder: Path, config: dict[str, int]) -> None:
     for naming in ("kohya", "kohya-te1", "diffusers", "peft", "flattened"):
         state = lora(naming=naming, width=width, inner=inner)
         layouts.save_safetensors(state, folder / "loras" / f"{naming}.safetensors")
-    for kind in ("loha", "lokr", "diff"):
+    for kind in ("loha", "lokr", "diff", "full", "glora", "oft", "set"):
         state = lycoris(kind, width=width, inner=inner)
         layouts.save_safetensors(state, folder / "loras" / f"{kind}.safetensors")
+    state = extracted(width=width, inner=inner)
+    layouts.save_safetensors(state, folder / "loras" / "extracted.safetensors")
+    state = lora(naming="peft", width=width, inner=inner)
+    packed = json.dumps({"text_encoder.r": 4, "text_encoder.lora_alpha": 2})
+    metadata = {"format": "pt", "lora_adapter_metadata": packed}
+    save_file(state, folder / "loras" / "alpha-in-header.safetensors", metadata)
     state = lora(naming="kohya", dora=True, width=width, inner=inner)
     layouts.save_safetensors(state, folder / "loras" / "dora.safetensors")
     state = lora(naming="kohya", width=768, inner=3072, layers=12)

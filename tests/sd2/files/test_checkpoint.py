@@ -4,6 +4,7 @@ import contextlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -153,4 +154,20 @@ def test_any_bytes_give_one_of_our_errors(content, tmp_path):
     path = tmp_path / "fuzz"
     path.write_bytes(content)
     with contextlib.suppress(SD2ClipError):
+        open_checkpoint(path)
+
+
+def test_a_pickled_module_in_a_dict_is_read_as_its_state_dict(tmp_path):
+    module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LayerNorm(3))
+    module.register_buffer("step", torch.ones(1))
+    torch.save({"model": module}, tmp_path / "module.pt")
+    checkpoint = open_checkpoint(tmp_path / "module.pt")
+    assert set(checkpoint.tensors) == set(module.state_dict())
+    for name, tensor in checkpoint.read(checkpoint.tensors).items():
+        assert torch.equal(tensor, module.state_dict()[name])
+
+
+def test_dicts_that_share_dicts_are_counted_and_refused():
+    path = Path(__file__).parents[2] / "data" / "hostile" / "laughs_4x200.ckpt"
+    with pytest.raises(UnreadableFileError, match="more than 200,000 values"):
         open_checkpoint(path)

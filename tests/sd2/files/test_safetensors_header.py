@@ -109,3 +109,11 @@ def test_mutated_headers_give_tensors_or_one_of_our_errors(data, tmp_path):
         checkpoint = open_checkpoint(path)
         for tensor in checkpoint.read(checkpoint.tensors).values():
             tensor.sum()
+
+
+def test_a_header_longer_than_any_models_is_refused_before_it_is_parsed(tmp_path):
+    length = 9 << 20
+    path = tmp_path / "long.safetensors"
+    path.write_bytes(length.to_bytes(8, "little") + b"{" + b" " * (length - 1))
+    with pytest.raises(UnreadableFileError, match="its header has 9,437,184 bytes"):
+        open_checkpoint(path)

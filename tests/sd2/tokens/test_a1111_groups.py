@@ -28,6 +28,16 @@ def test_embeddings_need_no_prefix(text, used):
     assert {one.name: one.rows for one in tokens(text).embeddings} == used
 
 
+def test_a_name_with_a_blank_may_be_quoted_after_the_prefix(tmp_path):
+    save_file({"emb_params": torch.zeros(1, 32)}, tmp_path / "my style.safetensors")
+    tokenizer = SD2Tokenizer(embedding_directory=str(tmp_path)).clip_h
+    tokenizer.embedding_size = 32
+    for text in ("my style", "embedding:my style", 'embedding:"my style", cat'):
+        assert [one.name for one in tokens(text, tokenizer).embeddings] == ["my style"]
+    words = [row["text"] for row in tokens('embedding:"my style" x', tokenizer).rows()]
+    assert not [word for word in words if '"' in word]
+
+
 def test_the_longest_name_of_an_embedding_wins(tmp_path):
     for name in ("red", "red car"):
         save_file({"emb_params": torch.zeros(1, 32)}, tmp_path / f"{name}.safetensors")

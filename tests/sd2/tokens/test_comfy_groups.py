@@ -36,6 +36,14 @@ def kinds(tokenizer: SD2Tokenizer, text: str) -> str:
         ("a embedding:none, cat", "a , cat"),
         ("a embedding:sd1 cat", "a cat"),
         ("embedding:one:1.2", ""),
+        # Quoted, because the name has a blank
+        ('embedding:"my style"', "E"),
+        ('a embedding:"my style", cat', "a E , cat"),
+        ('(embedding:"my style":1.2) cat', "E cat"),
+        ('embedding:"ink \\(old\\)"', "E"),
+        ('embedding:"one" cat', "E cat"),
+        ('embedding:"my stile" cat', "cat"),
+        ('embedding:"my style', "style"),  # not closed: the name ends at the blank
         # ComfyUI: IndexError
         ("embedding:", "embed ding :"),
         ("a embedding: ", "a embed ding :"),

@@ -19,7 +19,8 @@ from sd2_clip.sd2.tokens.textual_inversion import (
     load_embedding,
 )
 
-GOLDEN = Path(__file__).parents[2] / "data" / "golden" / "embeddings"
+DATA = Path(__file__).parents[2] / "data"
+GOLDEN = DATA / "golden" / "embeddings"
 WIDTH = 8
 ROWS = torch.arange(3 * WIDTH, dtype=torch.float32).reshape(3, WIDTH) / 4
 OTHER = torch.ones(2, 12)
@@ -258,3 +259,90 @@ def test_reference_file_of_another_width_is_ignored() -> None:
     found = load_embedding("wrongwidth", [str(GOLDEN)], 32, "clip_h")
     assert isinstance(found, Unusable)
     assert "48 wide" in found.reason
+
+
+def recorded(name: str) -> Embedding | Unusable:
+    return load_embedding(name, [str(DATA / "embeddings"), str(DATA / "hostile")], 1024, "clip_h")
+
+
+def test_a_pickled_parameter_dict_is_read_as_the_data_it_is() -> None:
+    found = recorded("embedding_parameterdict.pt")
+    assert isinstance(found, Embedding), found
+    assert found.vectors.shape == (1, 1024)
+
+
+@pytest.mark.parametrize("protocol", [1, 2, 4])
+def test_the_parameters_of_a_pickled_module_are_read(tmp_path: Path, protocol: int) -> None:
+    torch.save({"module": torch.nn.Sequential(torch.nn.Embedding(3, WIDTH, _weight=ROWS))},
+               tmp_path / "model.pt", pickle_protocol=protocol)  # fmt: skip
+    torch.save(torch.nn.ParameterDict({"*": ROWS}), tmp_path / "dict.pt", pickle_protocol=protocol)
+    torch.save(torch.nn.ParameterList([ROWS]), tmp_path / "list.pt", pickle_protocol=protocol)
+    assert torch.equal(vectors(tmp_path, "dict"), ROWS)
+    assert torch.equal(vectors(tmp_path, "list"), ROWS)
+    assert "a LoRA or a model" in reason(tmp_path, "model")
+
+
+def test_numbered_tokens_are_one_embedding_of_several_vectors(tmp_path: Path) -> None:
+    rows = torch.arange(12.0 * WIDTH).reshape(12, WIDTH)
+    names = ["<x>", *(f"<x>_{number}" for number in range(1, 12))]
+    save_file({name: rows[index].clone() for index, name in enumerate(names)},
+              tmp_path / "flat.safetensors")  # fmt: skip
+    torch.save({name: rows[index] for index, name in enumerate(names)}, tmp_path / "pickled.pt")
+    for file in ("flat", "pickled"):
+        found = load(tmp_path, file)
+        assert isinstance(found, Embedding)
+        assert torch.equal(found.vectors, rows)
+        assert not found.note
+
+
+def test_tokens_numbered_from_zero_are_one_embedding(tmp_path: Path) -> None:
+    torch.save({f"<x>_{number}": ROWS[number] for number in range(3)}, tmp_path / "e.pt")
+    assert torch.equal(vectors(tmp_path), ROWS)
+
+
+def test_a_number_that_is_missing_ends_the_embedding_and_the_rest_is_named(tmp_path: Path) -> None:
+    torch.save({"<x>": ROWS[0], "<x>_1": ROWS[1], "<x>_3": ROWS[2]}, tmp_path / "e.pt")
+    found = load(tmp_path)
+    assert isinstance(found, Embedding)
+    assert torch.equal(found.vectors, ROWS[:2])
+    assert "also holds '<x>_3'" in found.note
+
+
+def test_other_embeddings_of_a_file_are_said_to_be_left_out() -> None:
+    found = recorded("embedding_two_tokens")
+    assert isinstance(found, Embedding), found
+    assert found.vectors.shape == (1, 1024)
+    assert found.note == (
+        "its file also holds '<s2>', which are left out: save each embedding to its own file"
+    )
+
+
+def test_what_is_left_out_is_a_warning_of_the_text(tmp_path: Path) -> None:
+    tokenizer = SD2Tokenizer([str(DATA / "embeddings")])
+    tokens = tokenizer.clip_h.tokenize("embedding:embedding_two_tokens")
+    assert any("'<s2>'" in warning for warning in tokens.warnings)
+
+
+@pytest.mark.parametrize(("name", "why"), [
+    ("emb_selfref.pt", "or itself: it is not a textual inversion"),
+    ("emb_repeat_500k.pt", "holds more than 10,000 values"),
+    ("emb_null.png", "its embedding is damaged"),
+    ("legacy_proto_bigint.pt", "it does not have torch's protocol 1001"),
+])  # fmt: skip
+def test_a_hostile_file_is_refused_in_one_sentence(name: str, why: str) -> None:
+    found = recorded(name)
+    assert isinstance(found, Unusable), found
+    assert why in found.reason
+    assert len(found.reason) < 1000
+
+
+def test_more_vectors_than_a_text_can_take_are_refused_before_they_are_built(
+    tmp_path: Path,
+) -> None:
+    torch.save({"emb_params": torch.ones(1, WIDTH).expand(20_000, WIDTH)}, tmp_path / "e.pt")
+    assert reason(tmp_path) == ("it has 20,000 vectors; a textual inversion has at most 10,000")
+
+
+def test_a_tensor_that_repeats_its_value_beyond_the_limit_is_refused(tmp_path: Path) -> None:
+    torch.save({"emb_params": torch.ones(1, WIDTH).expand(9_000_000, WIDTH)}, tmp_path / "e.pt")
+    assert "bytes of tensors; the limit here is" in reason(tmp_path)
