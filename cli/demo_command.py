@@ -16,7 +16,7 @@ from .run_command import run_workflow
 if TYPE_CHECKING:
     import torch
 
-WORKFLOW = Path(__file__).parent.parent / "example_workflows" / "first_steps.json"
+WORKFLOW = Path(__file__).parent.parent / "example_workflows" / "First steps.json"
 
 RANDOM_FILE = "sd2-RANDOM-WEIGHTS-demo.safetensors"
 

@@ -158,7 +158,10 @@ function attachPanel(node) {
     changed();
   }
   for (const widget of ownWidgets) {
-    callAfter(widget, "callback", () => notice.clearError());
+    callAfter(widget, "callback", () => {
+      notice.clearError();
+      letErrorsEnd(node, widget.name);
+    });
     if (widget === text) continue; // has a refresh of its own, for every key
     callAfter(widget, "callback", () => (node.comfyClass === LOADER ? refreshAll() : refresh()));
   }
@@ -260,6 +263,21 @@ function showValidationErrors() {
   }
   for (const panel of panels.values()) {
     if (!invalid.has(panel)) panel.notice.clearError("nodeInvalid");
+  }
+}
+
+/**
+ * Lets the frontend clear the errors of a widget whose value is changed: it clears those of a value
+ * that is not in the list, but not those of a node's own validation, which ours are.
+ * @param {ComfyNode} node @param {string} name
+ */
+function letErrorsEnd(node, name) {
+  for (const [id, { errors = [] }] of Object.entries(app.lastNodeErrors ?? {})) {
+    if (panelOf(id)?.node !== node) continue;
+    for (const error of errors) {
+      const isOurs = error.type === "custom_validation_failed";
+      if (isOurs && error.extra_info?.input_name === name) error.type = "value_not_in_list";
+    }
   }
 }
 

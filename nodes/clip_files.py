@@ -17,7 +17,7 @@ SEARCH_SECONDS = 1.0
 
 
 def resolve_clip(name: str) -> Path:
-    """Find the file or folder that *name* stands for; the error suggests files with SD2's encoder."""
+    """Find the file or folder of this name; the error suggests files with SD2's encoder."""
     current = host.current()
     try:
         return resolve_model(current, CLIP_KINDS, name)

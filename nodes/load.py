@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import host
 from ..host.model_folders import CLIP_KINDS, list_models
 from ..sd2.errors import SD2ClipError
 from .clip_files import resolve_clip
-
-if TYPE_CHECKING:
-    from ..host.interface import Clip
 
 LAYERS = ["penultimate", "last", "hidden"]
 DTYPES = ["auto", "fp32", "fp16", "bf16"]

@@ -20,7 +20,7 @@ from sd2_clip.sd2.config import load_config
 from sd2_clip.sd2.detection.state_dict_keys import text_model_shapes
 
 ROOT = Path(__file__).parents[2]
-WORKFLOW = ROOT / "tests/workflows/first_steps.json"
+WORKFLOW = ROOT / "tests/workflows/First steps.json"
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +52,7 @@ def run_workflow(folder, *arguments, name="sd2.safetensors"):
 
 @pytest.mark.full_size
 @pytest.mark.parametrize(
-    "workflow", [WORKFLOW, ROOT / "example_workflows/first_steps.json"], ids=["api", "editor"]
+    "workflow", [WORKFLOW, ROOT / "example_workflows/First steps.json"], ids=["api", "editor"]
 )
 def test_run_leaves_conditioning_on_disk(workflow, folder, tmp_path):
     done = run_workflow(folder, workflow, "--output", tmp_path)
@@ -148,6 +148,16 @@ def test_a_broken_workflow_is_named_by_node(changes, message, tmp_path):
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_workflow_of_comfyui_is_refused_in_one_sentence(tmp_path):
+    (tmp_path / "sd2_clip").symlink_to(ROOT, target_is_directory=True)
+    done = run(tmp_path, "run", ROOT / "example_workflows/Text to image with SD 2.1.json")
+    assert done.returncode == 1
+    [sentence] = done.stderr.splitlines()
+    assert "this workflow needs ComfyUI: " in sentence
+    assert "KSampler" in sentence
+    assert "LoadSD2CLIP" not in sentence
 
 
 def broken_at(tmp_path, changes, *options):

@@ -48,7 +48,12 @@ interface ComfyNode {
 }
 
 interface ComfyNodeErrors {
-  errors?: { type?: string; message?: string; details?: string }[];
+  errors?: {
+    type?: string;
+    message?: string;
+    details?: string;
+    extra_info?: { input_name?: string };
+  }[];
 }
 
 interface ComfyNodeDef {

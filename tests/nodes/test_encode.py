@@ -114,7 +114,7 @@ def old_prompt():
 
 def old_document():
     """The same as the editor saved it, with a widget value more than the node has now."""
-    example = Path(__file__).parents[2] / "example_workflows" / "first_steps.json"
+    example = Path(__file__).parents[2] / "example_workflows" / "First steps.json"
     document = json.loads(example.read_text(encoding="utf-8"))
     for node in document["nodes"]:
         if node["type"] == "EncodeSD2Text":
