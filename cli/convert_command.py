@@ -7,11 +7,17 @@ import sys
 from pathlib import Path
 
 from ..sd2.files.atomic_write import check_writable, write_safetensors
+from .path_argument import path_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="any file or folder with SD2's text encoder")
-    parser.add_argument("out", metavar="OUT.safetensors", type=Path)
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        type=path_argument,
+        help="any file or folder with SD2's text encoder",
+    )
+    parser.add_argument("out", metavar="OUT.safetensors", type=path_argument)
     parser.add_argument("--dtype", default="auto", help="fp32, fp16 or bf16; auto keeps the file's")
     parser.add_argument("--force", action="store_true", help="overwrite OUT if it exists")
 

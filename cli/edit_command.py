@@ -11,6 +11,7 @@ from typing import Any
 
 from .. import NODE_CLASS_MAPPINGS, host
 from ..host.standalone import StandaloneHost
+from .path_argument import path_argument
 from .run_command import add_host_arguments
 
 PACK_NAME = "sd2-clip"
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--user",
         metavar="DIR",
-        type=Path,
+        type=path_argument,
         default=Path("user") / "default",
         help="folder for settings and saved workflows (user/default, as in ComfyUI)",
     )
@@ -45,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise
         print(
             "sd2-clip edit: aiohttp is not installed. Install the editor with: "
-            "pip install '.[editor]' in the folder of SD2 CLIP.",
+            'pip install ".[editor]" in the folder of SD2 CLIP.',
             file=sys.stderr,
         )
         return 1

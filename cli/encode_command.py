@@ -12,6 +12,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .path_argument import path_argument
+
 if TYPE_CHECKING:
     from ..dataset.shards import Part, Summary
 
@@ -20,19 +22,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "captions",
         metavar="CAPTIONS",
-        type=Path,
+        type=path_argument,
         help="a .txt (a caption a line), .jsonl, .csv, .tsv or .parquet, a folder of such tables, "
         "or a folder with a .txt for each picture",
     )
     parser.add_argument(
         "out",
         metavar="OUT",
-        type=Path,
+        type=path_argument,
         help="the folder for the embeddings; what is there already is not done again",
     )
     parser.add_argument(
         "--checkpoint",
         metavar="FILE",
+        type=path_argument,
         required=True,
         help="any file or folder with SD2's text encoder",
     )

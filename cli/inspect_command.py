@@ -8,10 +8,13 @@ import json
 from ..sd2.detection.detect import detect
 from ..sd2.detection.placeholder_weights import without_dead_parts
 from ..sd2.files.checkpoint import open_checkpoint
+from .path_argument import path_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="a model file or a diffusers folder")
+    parser.add_argument(
+        "file", metavar="FILE", type=path_argument, help="a model file or a diffusers folder"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

@@ -21,6 +21,7 @@ from ..headless.workflow import load_workflow
 from ..headless.workflow_errors import WorkflowError
 from ..host.standalone import StandaloneHost
 from ..sd2.files.atomic_write import check_writable
+from .path_argument import path_argument
 from .terminal_progress import TerminalProgress
 
 log = logging.getLogger("sd2_clip")
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "workflow",
         metavar="WORKFLOW",
-        type=Path,
+        type=path_argument,
         help="JSON in the editor's or the API's format, or a PNG or safetensors file with it",
     )
     add_host_arguments(parser)
@@ -52,7 +53,7 @@ def add_host_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--models",
         metavar="DIR",
-        type=Path,
+        type=path_argument,
         action="append",
         default=[],
         help="a models folder, a ComfyUI folder, any folder of model files, or an "
@@ -61,7 +62,7 @@ def add_host_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output",
         metavar="DIR",
-        type=Path,
+        type=path_argument,
         default=Path("output"),
         help="folder for results (./output)",
     )

@@ -86,11 +86,11 @@ def create_app(editor: Editor, *, bound_to: str = "127.0.0.1") -> web.Applicatio
     system = SystemRoutes(editor.version, keeper)
     scripts = core_scripts(editor.frontend)
     settings = Settings(editor.user)
-    start = []
+    start_workflow: list[web.RouteDef] = []
     if editor.start_workflow is not None:
         scripts.append(SCRIPT_URL)
         settings = Settings(editor.user, SETTINGS_TO_START_WITH)
-        start = start_routes(editor.start_workflow)
+        start_workflow = start_routes(editor.start_workflow)
     pack = PackRoutes(editor.pack, scripts, editor.node_classes)
     api = [
         *ExecutionRoutes(queue, editor.node_classes, editor.pack.module).routes(),
@@ -104,7 +104,7 @@ def create_app(editor: Editor, *, bound_to: str = "127.0.0.1") -> web.Applicatio
     ]
     # The frontend calls them under /api, most other clients without.
     app.add_routes([web.RouteDef(r.method, f"/api{r.path}", r.handler, r.kwargs) for r in api])
-    app.add_routes([*api, *system.internal_routes(), *pack.static_routes(), *start])
+    app.add_routes([*api, *system.internal_routes(), *pack.static_routes(), *start_workflow])
     add_frontend(app, editor.frontend)
 
     async def start(app: web.Application) -> None:

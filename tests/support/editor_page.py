@@ -148,7 +148,7 @@ class EditorPage:
                 for (let y = 0; y < image.height; y += 1) {
                     for (let x = 0; x < image.width; x += 1) {
                         const [r, g, b] = data.slice(4 * (y * image.width + x));
-                        if (r > 140 && g < 110 && b < 110) { rows += 1; break; }
+                        if (r > 80 && r > 2 * g && r > 2 * b) { rows += 1; break; }
                     }
                 }
                 return rows / image.height;
