@@ -7,13 +7,19 @@ import sys
 from pathlib import Path
 
 from ..sd2.files.atomic_write import check_writable, write_safetensors
+from .path_argument import path_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "file", metavar="FILE", help="a file or folder that contains SD2's text encoder"
+        "file",
+        metavar="FILE",
+        type=path_argument,
+        help="a file or folder that contains SD2's text encoder",
     )
-    parser.add_argument("out", metavar="OUT.safetensors", type=Path, help="the file to write")
+    parser.add_argument(
+        "out", metavar="OUT.safetensors", type=path_argument, help="the file to write"
+    )
     parser.add_argument(
         "--dtype",
         choices=("auto", "fp32", "fp16", "bf16"),

@@ -11,12 +11,13 @@ from .. import host
 from ..host.standalone import StandaloneHost
 from ..sd2.errors import OptionError
 from ..sd2.files.atomic_write import check_writable, write_safetensors
+from .path_argument import path_argument
 from .run_command import run_workflow
 
 if TYPE_CHECKING:
     import torch
 
-WORKFLOW = Path(__file__).parent.parent / "example_workflows" / "first_steps.json"
+WORKFLOW = Path(__file__).parent.parent / "example_workflows" / "First steps.json"
 
 RANDOM_FILE = "sd2-RANDOM-WEIGHTS-demo.safetensors"
 
@@ -27,13 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         metavar="FILE",
-        type=Path,
+        type=path_argument,
         help="an SD2 checkpoint (default: a new encoder with random weights, 0.7 GB)",
     )
     parser.add_argument(
         "--output",
         metavar="DIR",
-        type=Path,
+        type=path_argument,
         default=Path("demo"),
         help="folder for the results (default: ./demo)",
     )
@@ -54,7 +55,33 @@ def run(arguments: argparse.Namespace) -> int:
         raise OptionError(f"{checkpoint}: no such file.")
     host.use(StandaloneHost([checkpoint.parent], output=arguments.output))
     run_workflow(WORKFLOW, [f"LoadSD2CLIP.clip_name={checkpoint.name}"])
+    print(_what_next(checkpoint))
     return 0
+
+
+def _what_next(checkpoint: Path) -> str:
+    """Say how to go on, in commands that bash, zsh, PowerShell and cmd run as they are."""
+    scripts = Path(sys.executable).parent
+    python, command = _typed(Path(sys.executable)), f"{_typed(Path(sys.executable))} -m sd2_clip"
+    if any((scripts / name).exists() for name in ("sd2-clip", "sd2-clip.exe")):
+        command = _typed(scripts / "sd2-clip")
+    models = _typed(checkpoint.parent)
+    return (
+        "\nNext:\n"
+        f"  {command} inspect {_typed(checkpoint)}\n"
+        "says what a file holds. The editor, in the browser:\n"
+        f"  {python} -m pip install aiohttp comfyui-frontend-package\n"
+        f"  {command} edit --models {models}\n"
+        "A workflow that you saved there:\n"
+        f"  {command} run WORKFLOW.json --models {models}"
+    )
+
+
+def _typed(path: Path) -> str:
+    """Return a path as one types it here: relative if it can be, quoted only if it must be."""
+    path = path.absolute()  # not resolved: the python of an environment is a link
+    shown = str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    return f'"{shown}"' if " " in shown else shown
 
 
 def write_random_encoder(path: Path) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import webbrowser
 from pathlib import Path
+from typing import Any
 
 from .. import NODE_CLASS_MAPPINGS, host
 from ..host.standalone import StandaloneHost
+from .path_argument import path_argument
 from .run_command import add_host_arguments
 
 PACK_NAME = "sd2-clip"
-FIRST_WORKFLOW = "first_steps"
+FIRST_WORKFLOW = Path(__file__).parent.parent / "example_workflows" / "First steps.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--user",
         metavar="DIR",
-        type=Path,
+        type=path_argument,
         default=Path("user") / "default",
         help="folder for settings and saved workflows (user/default, as in ComfyUI)",
     )
@@ -43,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise
         print(
             "sd2-clip edit: aiohttp is not installed. Install the editor with: "
-            "pip install '.[editor]' in the folder of SD2 CLIP.",
+            'pip install ".[editor]" in the folder of SD2 CLIP.',
             file=sys.stderr,
         )
         return 1
@@ -54,16 +57,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     models = arguments.models or [path for path in (Path("models"),) if path.is_dir()]
     host.use(StandaloneHost(models, output=arguments.output, device=arguments.device))
-    first_time = not arguments.user.exists()
 
     def ready(address: str) -> None:
         print(f"The editor is at {address}  (Ctrl-C stops it)", flush=True)
         if not models:
             print("No models folder was given (--models DIR): the loader's list is empty.")
         if not arguments.no_browser:
-            # A new user has no workflow yet: open our example.
-            start = f"?template={FIRST_WORKFLOW}&source={PACK_NAME}" if first_time else ""
-            webbrowser.open(address + start)
+            webbrowser.open(address)
 
     editor = Editor(
         node_classes=NODE_CLASS_MAPPINGS,
@@ -73,6 +73,20 @@ def run(arguments: argparse.Namespace) -> int:
         user=arguments.user,
         frontend=find_frontend(),
         version=f"sd2-clip {__version__}",
+        start_workflow=first_workflow,
     )
     serve(editor, host=arguments.host, port=arguments.port, on_ready=ready)
     return 0
+
+
+def first_workflow() -> dict[str, Any]:
+    """Return our first example, with a file of the models folders that holds SD2's encoder."""
+    from ..nodes.clip_files import suggest_files
+
+    workflow: dict[str, Any] = json.loads(FIRST_WORKFLOW.read_text(encoding="utf-8"))
+    good = suggest_files(wrong="")
+    for node in workflow["nodes"]:
+        if node["type"] == "LoadSD2CLIP" and good and node["widgets_values"][0] not in good:
+            node["widgets_values"][0] = good[0]
+            node["properties"].pop("models", None)  # no other has to be downloaded
+    return workflow

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
+
+from .path_argument import path_argument
 
 if TYPE_CHECKING:
     from ..dataset.encode_captions import Engine
@@ -25,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "captions",
         metavar="CAPTIONS",
+        type=os.path.expanduser,
         help="a file, a folder, a pattern ('data/*.parquet') or - (lines of standard input); text, "
         "JSON lines, JSON, CSV, TSV, parquet, Arrow, tars of webdataset or img2dataset, or a "
         "folder with a text beside each picture; on a disk or an object store (s3://, gs://, hf://)",
@@ -32,11 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "out",
         metavar="OUT",
+        type=os.path.expanduser,
         help="folder for the embeddings; fragments that it already contains are not encoded again",
     )
     parser.add_argument(
         "--checkpoint",
         metavar="FILE",
+        type=path_argument,
         required=True,
         help="a file or folder that contains SD2's text encoder",
     )

@@ -6,10 +6,13 @@ import argparse
 import json
 
 from ..sd2.detection.detect import detect
+from .path_argument import path_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="a model file or a diffusers folder")
+    parser.add_argument(
+        "file", metavar="FILE", type=path_argument, help="a model file or a diffusers folder"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

@@ -13,13 +13,15 @@ from typing import Any
 
 from .. import NODE_CLASS_MAPPINGS, host
 from ..headless.execution.executor import Executor
+from ..headless.node_class import NodeClasses
 from ..headless.overrides import apply_overrides
-from ..headless.validation.problems import InputProblem
+from ..headless.validation.problems import InputProblem, NodeProblem
 from ..headless.validation.validate import Validation, validate
 from ..headless.workflow import load_workflow
 from ..headless.workflow_errors import WorkflowError
 from ..host.standalone import StandaloneHost
 from ..sd2.files.atomic_write import check_writable
+from .path_argument import path_argument
 from .terminal_progress import TerminalProgress
 
 log = logging.getLogger("sd2_clip")
@@ -32,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "workflow",
         metavar="WORKFLOW",
-        type=Path,
+        type=path_argument,
         help="JSON in the editor's or the API's format, or a PNG or safetensors file with it",
     )
     add_host_arguments(parser)
@@ -51,7 +53,7 @@ def add_host_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--models",
         metavar="DIR",
-        type=Path,
+        type=path_argument,
         action="append",
         default=[],
         help="a models folder, a ComfyUI folder, any folder of model files, or an "
@@ -60,7 +62,7 @@ def add_host_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output",
         metavar="DIR",
-        type=Path,
+        type=path_argument,
         default=Path("output"),
         help="folder for results (./output)",
     )
@@ -105,14 +107,32 @@ def run_workflow(path: Path, overrides: list[str], *, as_json: bool = False) -> 
     if as_json:
         print(json.dumps({"outputs": results, "errors": problems, "seconds": seconds}, indent=2))
     else:
-        for outputs in results.values():
-            for line in outputs.get("text", []):
+        for node_id in validation.outputs:
+            for line in results.get(node_id, {}).get("text", []):
                 print(line)
+    if needs := _classes_of_comfyui(validation):
+        raise WorkflowError(f"{path}: this workflow needs ComfyUI: {', '.join(needs)}.")
     if problems:
         lines = "\n".join([*problems, *_hint(validation)])
         raise WorkflowError(f"{path} was not run completely:\n{indent(lines, '  ')}")
     if not as_json:
         print(f"done in {seconds:.1f} s")
+
+
+def _classes_of_comfyui(validation: Validation) -> list[str]:
+    """List the classes that only ComfyUI has, if no part of the workflow can run without them."""
+    if validation.ok:
+        return []
+    ours = NodeClasses(NODE_CLASS_MAPPINGS)
+    absent = [
+        str(node.class_type)
+        for bad in validation.bad_nodes.values()
+        for problem in bad.problems
+        if isinstance(problem, NodeProblem)
+        for node in problem.not_installed
+    ]
+    is_misspelt = any(ours.like(name) is not None for name in absent)
+    return [] if is_misspelt else list(dict.fromkeys(absent))
 
 
 def _hint(validation: Validation) -> list[str]:

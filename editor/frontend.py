@@ -21,7 +21,7 @@ def find_frontend() -> Path:
             return folder
     raise EditorError(
         "The ComfyUI frontend is not installed. Install it with: "
-        "pip install 'sd2-clip[editor]'  (or: pip install comfyui-frontend-package)"
+        "pip install comfyui-frontend-package"
     )
 
 

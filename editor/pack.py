@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ LOCALE_FILES = {
     "settings": "settings",
 }
 """Files of ``locales/<language>``, and the key under which each is merged; None for the top."""
+
+PAGE_NODES = ("Note", "MarkdownNote", "Reroute", "PrimitiveNode")
+"""Nodes that the frontend has of its own."""
 
 TYPES = {
     ".js": "text/javascript",
@@ -73,15 +77,30 @@ class Pack:
                 language.setdefault(key, {}).update(content)
         return languages
 
-    def templates(self) -> list[str]:
-        """List the names of the example workflows."""
-        return sorted(path.stem for path in (self.folder / "example_workflows").glob("*.json"))
+    def templates(self, node_classes: Collection[str]) -> list[str]:
+        """List the names of the example workflows that need no other *node_classes*."""
+        paths = sorted((self.folder / "example_workflows").glob("*.json"))
+        known = {*node_classes, *PAGE_NODES}
+        return [path.stem for path in paths if (types := _node_types(path)) and types <= known]
+
+
+def _node_types(workflow: Path) -> set[str]:
+    """Return the types of a workflow's nodes, without those in subgraphs; none if it is broken."""
+    try:
+        nodes = json.loads(workflow.read_text(encoding="utf-8")).get("nodes", [])
+    except ValueError as error:
+        log.warning("editor: %s cannot be read: %s", workflow, error)
+        return set()
+    return {node["type"] for node in nodes}
 
 
 class PackRoutes:
-    def __init__(self, pack: Pack, core_scripts: list[str]) -> None:
+    def __init__(
+        self, pack: Pack, core_scripts: list[str], node_classes: Collection[str] = ()
+    ) -> None:
         self._pack = pack
         self._core_scripts = core_scripts
+        self._node_classes = node_classes
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes of the API."""
@@ -104,7 +123,7 @@ class PackRoutes:
         return reply(self._pack.translations())
 
     async def workflow_templates(self, request: web.Request) -> web.Response:
-        templates = self._pack.templates()
+        templates = self._pack.templates(self._node_classes)
         return reply({self._pack.name: templates} if templates else {})
 
     async def nothing(self, request: web.Request) -> web.Response:

@@ -25,6 +25,7 @@ from .pack import Pack, PackRoutes
 from .prompt_queue import PromptQueue
 from .route_bridge import Route, bridge
 from .sockets import Hub
+from .start_workflow import SCRIPT_URL, SETTINGS_TO_START_WITH, StartWorkflow, start_routes
 from .system_routes import LogKeeper, SystemRoutes
 from .user_routes import Settings, UserData
 
@@ -53,6 +54,8 @@ class Editor:
     """The folder for settings and saved workflows."""
     frontend: Path
     version: str
+    start_workflow: StartWorkflow | None = None
+    """Makes the workflow that a browser without one starts with; None: the frontend's own."""
 
 
 def create_app(editor: Editor, *, bound_to: str = "127.0.0.1") -> web.Application:
@@ -81,10 +84,17 @@ def create_app(editor: Editor, *, bound_to: str = "127.0.0.1") -> web.Applicatio
     hub = Hub(greeting)
     keeper = LogKeeper()
     system = SystemRoutes(editor.version, keeper)
-    pack = PackRoutes(editor.pack, core_scripts(editor.frontend))
+    scripts = core_scripts(editor.frontend)
+    settings = Settings(editor.user)
+    start_workflow: list[web.RouteDef] = []
+    if editor.start_workflow is not None:
+        scripts.append(SCRIPT_URL)
+        settings = Settings(editor.user, SETTINGS_TO_START_WITH)
+        start_workflow = start_routes(editor.start_workflow)
+    pack = PackRoutes(editor.pack, scripts, editor.node_classes)
     api = [
         *ExecutionRoutes(queue, editor.node_classes, editor.pack.module).routes(),
-        *Settings(editor.user).routes(),
+        *settings.routes(),
         *UserData(editor.user).routes(),
         *FileRoutes(editor.host, MODEL_KINDS).routes(),
         *system.routes(),
@@ -94,7 +104,7 @@ def create_app(editor: Editor, *, bound_to: str = "127.0.0.1") -> web.Applicatio
     ]
     # The frontend calls them under /api, most other clients without.
     app.add_routes([web.RouteDef(r.method, f"/api{r.path}", r.handler, r.kwargs) for r in api])
-    app.add_routes([*api, *system.internal_routes(), *pack.static_routes()])
+    app.add_routes([*api, *system.internal_routes(), *pack.static_routes(), *start_workflow])
     add_frontend(app, editor.frontend)
 
     async def start(app: web.Application) -> None:

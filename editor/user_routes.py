@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ SETTINGS_FILE = "comfy.settings.json"
 
 
 class Settings:
-    """The frontend's settings: one JSON object on disk."""
+    """The frontend's settings: one JSON object on disk, over *defaults*."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, defaults: Mapping[str, Any] | None = None) -> None:
+        self._defaults = dict(defaults or {})
         self._path = folder / SETTINGS_FILE
         self._changing = asyncio.Lock()
 
@@ -42,16 +44,16 @@ class Settings:
         try:
             settings = json.loads(self._path.read_text(encoding="utf-8"))
             if isinstance(settings, dict):
-                return settings
+                return self._defaults | settings
             reason = "it is not a JSON object"
         except FileNotFoundError:
-            return {}
+            return dict(self._defaults)
         except (OSError, ValueError) as error:
             reason = str(error)
         aside = self._path.with_suffix(".broken.json")
         log.warning("editor: cannot read %s (%s); renamed to %s", self._path, reason, aside)
         shutil.move(self._path, aside)
-        return {}
+        return dict(self._defaults)
 
     async def all(self, request: web.Request) -> web.Response:
         return reply(self.read())

@@ -3,6 +3,7 @@
 
 import { debounce } from "./debounce.js";
 import { element } from "./dom.js";
+import { shortenPaths, shortPath } from "./path_text.js";
 import { fetchFile } from "./server.js";
 import { absoluteLayer, headingAndRest, sizeText } from "./token_view.js";
 
@@ -45,19 +46,21 @@ export function createFileCard({ translate, changed, choose }) {
     changed();
   }
 
-  /** @param {FileError} answer */
+  /** The verdict, then what to do about it, then the details. @param {FileError} answer */
   function errorContent({ error, alternatives = [] }) {
-    const [heading, rest] = headingAndRest(error);
-    const content = [element("b", "sd2c-bad", heading), element("div", "", rest)];
+    const [verdict, details] = headingAndRest(error);
+    const content = [withPaths("b", "sd2c-bad", verdict)];
     if (alternatives.length) {
       const buttons = alternatives.map((name) => {
-        const button = element("button", "sd2c-choice", name);
+        const button = element("button", "sd2c-choice", shortPath(name));
+        button.title = name;
         button.addEventListener("click", () => choose(name));
         return button;
       });
       const label = translate("chooseInstead");
       content.push(element("div", "sd2c-alternatives", [label, ...buttons]));
     }
+    content.push(withPaths("div", "", details));
     return content;
   }
 
@@ -103,10 +106,12 @@ export function createFileCard({ translate, changed, choose }) {
       changed();
       request.schedule(name);
     },
-    /** Whether the card shows this error, whatever path precedes it. */
+    /** Whether the card shows this error, whatever path precedes it, or this line of info. */
     shows(/** @type {string} */ message) {
-      if (shown === null || !("error" in shown.answer)) return false;
-      return withoutPath(message) === withoutPath(shown.answer.error);
+      if (shown === null || root.hidden) return false;
+      const { answer } = shown;
+      if ("error" in answer) return withoutPath(message) === withoutPath(answer.error);
+      return [...answer.suspicious, ...answer.notes].some((note) => message.endsWith(note));
     },
     /** The number of layers in the file, or null if that is not known. */
     layers() {
@@ -114,6 +119,16 @@ export function createFileCard({ translate, changed, choose }) {
     },
     stop: request.cancel,
   };
+}
+
+/**
+ * An element with a text whose long paths are shortened, and whole in its tooltip.
+ * @param {"b" | "div"} tag @param {string} className @param {string} text
+ */
+function withPaths(tag, className, text) {
+  const created = element(tag, className, shortenPaths(text));
+  if (created.textContent !== text) created.title = text;
+  return created;
 }
 
 /** @param {string} message */

@@ -23,7 +23,7 @@ export const ENGLISH = {
   layer: "layer {number} of {count}",
   layerDefault: "layer {number} of {count} (SD2 default)",
   layerAsLoaded: "layer as loaded",
-  layerMissing: "layer {number} is not in the file",
+  layerMissing: "layer {n} of {count}: layer {number} is not in the file",
   weight: "weight {weight}",
   id: "id {id}",
   wrongWidth: "width {width}: not for SD2",
@@ -40,7 +40,11 @@ export const ENGLISH = {
   alsoContains: "also contains: {parts}",
   nodeFailed: "This node failed",
   nodeInvalid: "This node cannot run",
+  reasonAbove: "The reason is above.",
   moreNotes: "and {n} more",
+  moreParts: { one: "and {n} more prompt", other: "and {n} more prompts" },
+  syntaxOption: "{name} syntax",
+  weightsOption: "{name} weights",
 };
 
 /**

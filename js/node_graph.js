@@ -1,5 +1,5 @@
 // @ts-check
-// Reads the widgets and links of nodes. No DOM here.
+// Reads and sets the widgets of nodes, and follows their links. No DOM here.
 
 /** @typedef {import("./server.js").Prompt} Prompt */
 /** @typedef {import("./token_view.js").LoaderLayer} LoaderLayer */
@@ -15,6 +15,36 @@ const MAX_LINKS = 50;
 /** @param {ComfyNode} node @param {string} name */
 export function widgetOf(node, name) {
   return node.widgets?.find((widget) => widget.name === name);
+}
+
+/**
+ * Sets a widget as a choice by the user does: the frontend then clears the errors of its value.
+ * @param {ComfyNode} node @param {string} name @param {unknown} value
+ */
+export function chooseValue(node, name, value) {
+  const widget = widgetOf(node, name);
+  if (!widget) return;
+  const before = widget.value;
+  widget.value = value;
+  widget.callback?.(value);
+  node.onWidgetChanged?.(name, value, before, widget);
+  node.setDirtyCanvas?.(true, true);
+}
+
+/**
+ * Calls `after` each time that a method of the frontend's object has returned.
+ * @template {string} Name
+ * @param {{[name in Name]?: ((...values: any[]) => any) | null}} holder
+ * @param {Name} name
+ * @param {(...values: any[]) => void} after
+ */
+export function callAfter(holder, name, after) {
+  const original = holder[name];
+  holder[name] = function (/** @type {any[]} */ ...values) {
+    const result = original?.apply(this, values);
+    after(...values);
+    return result;
+  };
 }
 
 /** @param {ComfyNode} node @param {string} name */

@@ -9,8 +9,8 @@ const CHIPS_MIN = 26;
 const CHIPS_MAX = 86;
 const PART_MAX = 220;
 const GAP = 6;
-/** Height that a node adds for its text, beyond the minimum, when it grows for its panel. */
-const TEXT_HEIGHT = 48;
+/** Height of the text beyond the frontend's minimum: eight lines in all. */
+const TEXT_HEIGHT = 60;
 /** Below this width the panel has no layout yet, and its content would measure far too high. */
 const MIN_WIDTH = 100;
 
@@ -22,20 +22,33 @@ const MIN_WIDTH = 100;
 /**
  * @param {ComfyNode} node
  * @param {Part[]} parts from top to bottom
- * @param {() => boolean} hasMargin whether the frontend subtracts a margin from the widget's height
+ * @param {{isHtml: () => boolean, appeared: () => void}} options `isHtml` tells whether the
+ *   frontend draws nodes as HTML ("Nodes 2.0"): CSS sizes the panel there. `appeared` is called
+ *   when the panel comes into view.
  */
-export function addPanel(node, parts, hasMargin) {
+export function addPanel(node, parts, { isHtml, appeared }) {
   const styles = styleSheet();
   const root = element("div", "sd2c-panel", [styles, ...parts.map((part) => part.root)]);
+  let isVisible = false;
+  let isUserSized = false;
+  /** The content's heights: measuring forces a layout, and the canvas asks at every frame. */
+  let measured = { min: 2 * CHIPS_MIN, max: 2 * CHIPS_MIN };
+
+  function measureParts() {
+    const visible = parts.filter((part) => !part.root.hidden);
+    if (visible.length && (!styles.sheet || root.clientWidth < MIN_WIDTH)) return;
+    const heights = visible.map((part) => part.measure?.() ?? measure(part.root));
+    const gaps = GAP * Math.max(0, heights.length - 1);
+    measured = {
+      min: heights.reduce((sum, { min }) => sum + min, gaps),
+      max: heights.reduce((sum, { max }) => sum + max, gaps),
+    };
+  }
 
   /** @param {keyof Heights} which */
   function height(which) {
-    const visible = parts.filter((part) => !part.root.hidden);
-    if (!visible.length) return 0;
-    if (!styles.sheet || root.clientWidth < MIN_WIDTH) return 2 * CHIPS_MIN;
-    const heights = visible.map((part) => (part.measure?.() ?? measure(part.root))[which]);
-    const margin = hasMargin() ? 2 * (widget.margin ?? 10) : 0;
-    return heights.reduce((sum, one) => sum + one) + GAP * (heights.length - 1) + margin;
+    const content = measured[which];
+    return content && !isHtml() ? content + 2 * (widget.margin ?? 10) : content;
   }
 
   /** @type {ComfyWidget} */
@@ -43,37 +56,82 @@ export function addPanel(node, parts, hasMargin) {
     serialize: false,
     hideOnZoom: false,
     getMinHeight: () => height("min"),
-    getMaxHeight: () => height("max"),
+    // The text has what the content does not need, unless the user makes room for more of it.
+    getMaxHeight: () => height(isUserSized ? "max" : "min"),
     getValue: () => "",
     setValue: () => {},
   });
   // The option above keeps the widget out of the prompt, this flag out of the saved workflow.
   widget.serialize = false;
 
-  /** @type {{from: number, to: number} | null} */
-  let grown = null;
+  /** The height before the node grew. */
+  let grownFrom = /** @type {number | null} */ (null);
+  /** The height after the last fit; null before the first, and after a workflow has set another. */
+  let known = /** @type {number | null} */ (null);
 
-  /** Grow the node to fit its content, and shrink it back unless the user has resized it. */
+  /** Grow the node to fit its content and eight lines of text, and shrink it back. A node that the
+   * user has resized grows only if its content does not fit. */
   function fit() {
+    measureParts();
+    if (isHtml()) return;
     const [width, height] = node.size;
     const [, least] = node.computeSize();
-    const extra = node.widgets.some((one) => one.name === "text") ? TEXT_HEIGHT : 0;
-    const needed = least > height || grown !== null ? least + extra : least;
-    if (grown !== null && Math.abs(height - grown.to) > 1) grown = null;
-    const resized = Math.max(needed, grown === null ? height : grown.from);
+    if (known !== null && Math.abs(height - known) > 1) {
+      isUserSized = true;
+      grownFrom = null;
+    }
+    const hasText = node.widgets?.some((one) => one.name === "text");
+    const needed = hasText && !isUserSized ? least + TEXT_HEIGHT : least;
+    const resized = Math.max(needed, grownFrom ?? height);
     if (Math.abs(resized - height) > 1) {
-      grown = { from: grown === null ? height : grown.from, to: resized };
+      grownFrom ??= height;
       node.setSize([width, resized]);
     }
+    known = node.size[1];
     node.setDirtyCanvas?.(true, true);
   }
 
-  const changed = () => requestAnimationFrame(fit);
+  let isFitScheduled = false;
+
+  function changed() {
+    if (isFitScheduled) return;
+    isFitScheduled = true;
+    requestAnimationFrame(() => {
+      isFitScheduled = false;
+      fit();
+    });
+  }
+
+  const view = new IntersectionObserver((entries) => {
+    const before = isVisible;
+    isVisible = entries.at(-1)?.isIntersecting ?? false;
+    if (isVisible && !before) appeared();
+  });
+  view.observe(root);
+  let width = 0;
+  const size = new ResizeObserver(() => {
+    if (root.clientWidth === width) return;
+    width = root.clientWidth;
+    changed();
+  });
+  size.observe(root);
   styles.addEventListener("load", changed);
   return {
     root,
     /** To call when the height of a part may have changed. */
     changed,
+    /** To call when a workflow has set the node's size. */
+    configured() {
+      known = null;
+      isUserSized = false;
+      grownFrom = null;
+    },
+    /** Whether any of the panel is on the screen; it is not if its node is collapsed. */
+    isVisible: () => isVisible,
+    stop() {
+      view.disconnect();
+      size.disconnect();
+    },
   };
 }
 

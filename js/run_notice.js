@@ -2,46 +2,68 @@
 // Shows what a run returned for a node: its result as text, or its errors.
 
 import { element } from "./dom.js";
+import { shortenPaths } from "./path_text.js";
 
 /** @typedef {import("./messages.js").Translate} Translate */
 
 /**
- * @param {{translate: Translate, changed: () => void, isShown: (line: string) => boolean}} options
- *   `isShown` tells whether the node shows a line of an error elsewhere
+ * @param {{translate: Translate, changed: () => void, isShown: (line: string) => boolean,
+ *   hasPaths: boolean}} options `isShown` tells whether the node shows a line elsewhere, `hasPaths`
+ *   whether results contain file paths, to be shortened
  */
-export function createRunNotice({ translate, changed, isShown }) {
+export function createRunNotice({ translate, changed, isShown, hasPaths }) {
   const root = element("div", "sd2c-notice");
   root.hidden = true;
+  /** @type {"result" | "nodeFailed" | "nodeInvalid" | null} */
+  let shown = null;
+  /** @type {string[]} */
+  let lines = [];
 
-  /** @param {import("./dom.js").Content} content @param {boolean} isError */
-  function show(content, isError) {
-    root.replaceChildren(...content);
-    root.classList.toggle("sd2c-wrong", isError);
-    root.hidden = content.length === 0;
+  function draw() {
+    const others = lines.filter((line) => !isShown(line));
+    if (shown === null || (shown === "result" && !others.length)) {
+      root.hidden = true;
+    } else if (shown === "result") {
+      const text = others.join("\n");
+      const result = element("pre", "", hasPaths ? shortenPaths(text) : text);
+      if (hasPaths) result.title = text;
+      root.replaceChildren(result);
+      root.hidden = false;
+    } else {
+      const reasons = others.length ? others : [translate("reasonAbove")];
+      root.replaceChildren(
+        element("b", "sd2c-bad", translate(shown)),
+        ...reasons.map((line) => element("div", "", line)),
+      );
+      root.hidden = false;
+    }
+    root.classList.toggle("sd2c-wrong", shown !== null && shown !== "result");
     changed();
+  }
+
+  /** @param {typeof shown} what @param {string[]} text */
+  function show(what, text) {
+    shown = what;
+    lines = text;
+    draw();
   }
 
   return {
     root,
     clear: () => {
-      if (!root.hidden) show([], false);
+      if (shown !== null) show(null, []);
     },
-    /** @param {string} text */
-    showResult: (text) => show([element("pre", "", text)], false),
-    /** @param {"nodeFailed" | "nodeInvalid"} heading @param {string[]} lines */
-    showError: (heading, lines) =>
-      show(
-        [
-          element("b", "sd2c-bad", translate(heading)),
-          ...lines.filter((line) => !isShown(line)).map((line) => element("div", "", line)),
-        ],
-        true,
-      ),
+    /** Remove an error that has been attended to. @param {"nodeFailed" | "nodeInvalid"} [kind] */
+    clearError: (kind) => {
+      if (shown !== null && shown !== "result" && (kind ?? shown) === shown) show(null, []);
+    },
+    /** @param {string[]} text */
+    showResult: (text) => show("result", text),
+    /** @param {"nodeFailed" | "nodeInvalid"} heading @param {string[]} text */
+    showError: (heading, text) => show(heading, text),
     /** To call when another part of the node shows something new. */
     removeDuplicates() {
-      for (const line of root.querySelectorAll("div")) {
-        if (isShown(line.textContent ?? "")) line.remove();
-      }
+      if (shown !== null) draw();
     },
   };
 }

@@ -6,15 +6,30 @@ import { api } from "../../scripts/api.js";
 import { createCompletion } from "./embedding_completion.js";
 import { createFileCard } from "./file_card.js";
 import { translate as translateTo } from "./messages.js";
-import { isLinked, LOADER, loaderLayer, loaderOf, promptOf, widgetOf } from "./node_graph.js";
+import {
+  callAfter,
+  chooseValue,
+  isLinked,
+  LOADER,
+  loaderLayer,
+  loaderOf,
+  promptOf,
+  widgetOf,
+} from "./node_graph.js";
 import { addPanel, measureMeter } from "./node_panel.js";
 import { createRunNotice, validationLines } from "./run_notice.js";
-import { fetchTranslations } from "./server.js";
+import { dropRetiredValues, savedNames } from "./saved_widgets.js";
+import { fetchFile, fetchTranslations } from "./server.js";
 import { absoluteLayer, LAYERS } from "./token_view.js";
 import { createTokenMeter } from "./token_meter.js";
 
 const TEXT_NODES = ["EncodeSD2Text", "InspectSD2Text"];
-const NODES = [LOADER, ...TEXT_NODES, "SaveSD2Conditioning", "LoadSD2Conditioning", "LoadSD2CLIPLora"];
+const LOADERS = [LOADER, "LoadSD2CLIPLora"];
+const SAVER = "SaveSD2Conditioning";
+const NODES = [...LOADERS, ...TEXT_NODES, SAVER, "LoadSD2Conditioning"];
+
+/** Widgets whose options are labelled: the names alone are alike. */
+const LABELS = /** @type {const} */ ({ syntax: "syntaxOption", weight_interpretation: "weightsOption" });
 
 const METER = "SD2CLIP.TokenMeter";
 const COMPLETION = "SD2CLIP.EmbeddingCompletion";
@@ -27,7 +42,8 @@ const NODES_2 = "Comfy.VueNodes.Enabled";
 const VALIDATION_INTERVAL = 500;
 
 /**
- * @typedef {{node: ComfyNode, refresh: () => void, notice: ReturnType<typeof createRunNotice>,
+ * @typedef {{node: ComfyNode, refresh: (force?: boolean) => void,
+ *   notice: ReturnType<typeof createRunNotice>,
  *   card: ReturnType<typeof createFileCard> | null}} Panel
  */
 /** @type {Map<ComfyNode, Panel>} */
@@ -47,22 +63,6 @@ function isEnabled(setting) {
   return Boolean(app.extensionManager?.setting?.get(setting) ?? true);
 }
 
-/**
- * Calls `after` each time that a method of the frontend's object has returned.
- * @template {string} Name
- * @param {{[name in Name]?: ((...values: any[]) => any) | null}} holder
- * @param {Name} name
- * @param {(...values: any[]) => void} after
- */
-function callAfter(holder, name, after) {
-  const original = holder[name];
-  holder[name] = function (/** @type {any[]} */ ...values) {
-    const result = original?.apply(this, values);
-    after(...values);
-    return result;
-  };
-}
-
 /** @param {ComfyNode} node */
 function attachPanel(node) {
   /** @type {import("./node_panel.js").Part[]} */
@@ -75,21 +75,24 @@ function attachPanel(node) {
   /** @type {ReturnType<typeof createFileCard> | null} */
   let card = null;
   const options = { translate, changed: () => changed() };
-  const notice = createRunNotice({ ...options, isShown: (line) => card?.shows(line) ?? false });
+  const notice = createRunNotice({
+    ...options,
+    isShown: (line) => card?.shows(line) ?? false,
+    hasPaths: node.comfyClass === SAVER,
+  });
 
   if (node.comfyClass === LOADER) {
+    let layers = /** @type {number | null} */ (null);
     const created = createFileCard({
       translate,
       changed: () => {
         notice.removeDuplicates();
         changed();
+        if (created.layers() === layers) return;
+        layers = created.layers();
+        refreshAll(); // the text nodes say which layer they get
       },
-      choose: (name) => {
-        const widget = widgetOf(node, "clip_name");
-        if (!widget) return;
-        widget.value = name;
-        widget.callback?.(name);
-      },
+      choose: (name) => chooseValue(node, "clip_name", name),
     });
     card = created;
     parts.push({ root: created.root });
@@ -99,7 +102,13 @@ function attachPanel(node) {
       const name = widgetOf(node, "clip_name")?.value;
       created.update(name ? String(name) : undefined, loaderLayer(node));
     });
+    refreshers.push(() => {
+      const index = widgetOf(node, "layer_idx");
+      if (!index) return;
+      index.disabled = !isLinked(node, "layer") && loaderLayer(node).layer !== "hidden";
+    });
     stoppers.push(created.stop);
+    chooseFirstGoodFile(node);
   }
 
   const text = widgetOf(node, "text");
@@ -117,34 +126,82 @@ function attachPanel(node) {
     callAfter(text, "callback", () => {
       if (isEnabled(COMPLETION)) completion.update(String(text.value));
       else completion.close();
+      if (!meter.root.hidden && !isLinked(node, "text")) meter.update(promptOf(node));
     });
     stoppers.push(meter.stop);
   }
 
-  const ownWidgets = [...node.widgets];
+  for (const [name, key] of Object.entries(LABELS)) {
+    const widget = widgetOf(node, name);
+    if (!widget) continue;
+    widget.options ??= {};
+    widget.options.getOptionLabel = (value) => translate(key, { name: String(value ?? "") });
+  }
+
+  const ownWidgets = [...(node.widgets ?? [])];
   parts.push({ root: notice.root });
-  const panel = addPanel(node, parts, () => !app.extensionManager?.setting?.get(NODES_2));
+  let isStale = true;
+  const panel = addPanel(node, parts, {
+    isHtml: () => Boolean(app.extensionManager?.setting?.get(NODES_2)),
+    appeared: () => {
+      if (isStale) refresh();
+      changed();
+    },
+  });
   changed = panel.changed;
 
-  function refresh() {
+  /** Refresh the panel, or remember to when it comes into view. @param {boolean} [force] */
+  function refresh(force = false) {
+    isStale = !panel.isVisible() && !force;
+    if (isStale) return;
     for (const one of refreshers) one();
     changed();
   }
   for (const widget of ownWidgets) {
-    callAfter(widget, "callback", node.comfyClass === LOADER ? refreshAll : refresh);
+    callAfter(widget, "callback", () => {
+      notice.clearError();
+      letErrorsEnd(node, widget.name);
+    });
+    if (widget === text) continue; // has a refresh of its own, for every key
+    callAfter(widget, "callback", () => (node.comfyClass === LOADER ? refreshAll() : refresh()));
   }
-  callAfter(node, "onAdded", refresh);
-  callAfter(node, "onConfigure", refresh);
+  callAfter(node, "onAdded", () => refresh());
+  callAfter(node, "onConfigure", () => {
+    panel.configured();
+    refresh();
+  });
   callAfter(node, "onConnectionsChange", refreshAll);
   callAfter(node, "onExecuted", (/** @type {{text?: string[]} | undefined} */ output) => {
-    if (output?.text?.length) notice.showResult(output.text.join("\n"));
+    if (output?.text) notice.showResult(output.text);
   });
   callAfter(node, "onRemoved", () => {
     panels.delete(node);
+    panel.stop();
     for (const stop of stoppers) stop();
   });
   panels.set(node, { node, refresh, notice, card });
   refresh();
+}
+
+/**
+ * Lets a loader that the user adds start with a file that it can load, if the first of the list is
+ * none. One that comes from a workflow keeps its file.
+ * @param {ComfyNode} node
+ */
+function chooseFirstGoodFile(node) {
+  let isConfigured = false;
+  callAfter(node, "onConfigure", () => {
+    isConfigured = true;
+  });
+  setTimeout(async () => {
+    const first = widgetOf(node, "clip_name")?.value;
+    if (isConfigured || !node.graph || !first) return;
+    const answer = await fetchFile(String(first), new AbortController().signal).catch(() => null);
+    const isUntouched = widgetOf(node, "clip_name")?.value === first && !isConfigured;
+    if (!answer || !("error" in answer) || !isUntouched) return;
+    const [good] = answer.alternatives ?? [];
+    if (good) chooseValue(node, "clip_name", good);
+  }, 0);
 }
 
 /** @param {ComfyNode} node @param {ReturnType<typeof createTokenMeter>} meter */
@@ -153,8 +210,14 @@ function showLayer(node, meter) {
   const stop = Number(widgetOf(node, "stop_at_clip_layer")?.value ?? 0);
   const number = absoluteLayer(stop, loader && loaderLayer(loader));
   if (number === null) return meter.setLayer(translate("layerAsLoaded"), false);
-  const inFile = (loader && panels.get(loader)?.card?.layers()) ?? LAYERS;
-  if (number > inFile) return meter.setLayer(translate("layerMissing", { number }), true);
+  const panel = loader && panels.get(loader);
+  // A loader off the screen has not looked at its file; most prompts need not know.
+  if (number === LAYERS && panel?.card?.layers() === null) panel.refresh(true);
+  const inFile = panel?.card?.layers() ?? LAYERS;
+  if (number > inFile) {
+    const missing = translate("layerMissing", { n: inFile, number, count: LAYERS });
+    return meter.setLayer(missing, true);
+  }
   const key = number === LAYERS - 1 ? "layerDefault" : "layer";
   meter.setLayer(translate(key, { number, count: LAYERS }), false);
 }
@@ -190,9 +253,31 @@ function showValidationErrors() {
   const nodeErrors = app.lastNodeErrors;
   if (nodeErrors === shownErrors) return;
   shownErrors = nodeErrors;
+  const invalid = new Set();
   for (const [id, errors] of Object.entries(nodeErrors ?? {})) {
+    const panel = panelOf(id);
     const lines = validationLines(errors);
-    if (lines.length) panelOf(id)?.notice.showError("nodeInvalid", lines);
+    if (!panel || !lines.length) continue;
+    panel.notice.showError("nodeInvalid", lines);
+    invalid.add(panel);
+  }
+  for (const panel of panels.values()) {
+    if (!invalid.has(panel)) panel.notice.clearError("nodeInvalid");
+  }
+}
+
+/**
+ * Lets the frontend clear the errors of a widget whose value is changed: it clears those of a value
+ * that is not in the list, but not those of a node's own validation, which ours are.
+ * @param {ComfyNode} node @param {string} name
+ */
+function letErrorsEnd(node, name) {
+  for (const [id, { errors = [] }] of Object.entries(app.lastNodeErrors ?? {})) {
+    if (panelOf(id)?.node !== node) continue;
+    for (const error of errors) {
+      const isOurs = error.type === "custom_validation_failed";
+      if (isOurs && error.extra_info?.input_name === name) error.type = "value_not_in_list";
+    }
   }
 }
 
@@ -229,12 +314,22 @@ app.registerExtension({
   },
   setup() {
     api.addEventListener("execution_start", () => {
-      for (const { notice } of panels.values()) notice.clear();
+      // A loader whose result is cached says nothing new: what it said still holds.
+      for (const { node, notice } of panels.values()) {
+        if (LOADERS.includes(node.comfyClass ?? "")) notice.clearError();
+        else notice.clear();
+      }
     });
     api.addEventListener("execution_error", ({ detail }) => {
       panelOf(detail.node_id)?.notice.showError("nodeFailed", [detail.exception_message.trim()]);
     });
     setInterval(showValidationErrors, VALIDATION_INTERVAL);
+  },
+  beforeRegisterNodeDef(_nodeType, nodeDef) {
+    if (NODES.includes(nodeDef.name)) nodeDef.fallbackWidgetsValuesNames = savedNames(nodeDef);
+  },
+  beforeConfigureGraph(workflow) {
+    dropRetiredValues(workflow);
   },
   nodeCreated(node) {
     if (NODES.includes(node.comfyClass ?? "")) attachPanel(node);

@@ -21,6 +21,8 @@ import {
 
 const DELAY = 180;
 const MAX_NOTES = 4;
+/** Prompts of a schedule whose tokens are drawn; the others are counted. */
+const MAX_PARTS = 3;
 
 /**
  * @param {{translate: Translate, changed: () => void}} options `changed` is called when the height may be new
@@ -132,10 +134,12 @@ function bar(count, capacity) {
 
 /** @param {Answer} answer @param {Translate} translate @returns {Content} */
 function chipsContent(answer, translate) {
-  const content = answer.parts.flatMap((part) => [
+  const content = answer.parts.slice(0, MAX_PARTS).flatMap((part) => [
     ...(part.when ? [element("div", "sd2c-border sd2c-when", part.when)] : []),
     ...chunksContent(part, translate),
   ]);
+  const more = answer.part_count - MAX_PARTS;
+  if (more > 0) content.push(element("div", "sd2c-more", translate("moreParts", { n: more })));
   return content.length ? content : [hint(translate("empty"))];
 }
 

@@ -24,15 +24,15 @@ TEXT_INPUT = (
 
 
 def _option_input(name: str) -> tuple[Any, dict[str, Any]]:
-    """Return the widget of one of ``EncodeOptions``."""
+    """Return the widget of one of ``EncodeOptions``; all but the syntax are ``advanced``."""
     from ..clip.encode_options import ENCODE_OPTIONS, Choice, EncodeOptions
 
     option = ENCODE_OPTIONS[name]
-    default = getattr(EncodeOptions, name)
+    advanced = {} if name == "syntax" else {"advanced": True}
+    about = {"default": getattr(EncodeOptions, name), "tooltip": option.help, **advanced}
     if isinstance(option, Choice):
-        return list(option.choices), {"default": default, "tooltip": option.help}
-    limits = {"min": option.low, "max": option.high}
-    return "INT", {"default": default, **limits, "tooltip": option.help}
+        return list(option.choices), about
+    return "INT", {**about, "min": option.low, "max": option.high}
 
 
 class EncodeSD2Text:

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import host
-from ..host.model_folders import CLIP_KINDS, list_models, resolve_model
+from ..host.model_folders import CLIP_KINDS, list_models
 from ..sd2.errors import SD2ClipError
-
-if TYPE_CHECKING:
-    from ..host.interface import Clip
+from .clip_files import resolve_clip
 
 LAYERS = ["penultimate", "last", "hidden"]
 DTYPES = ["auto", "fp32", "fp16", "bf16"]
+UNUSUAL = ("Note:", "Placeholder:")
+"""Starts of the lines of ``info`` that the node also shows after a run."""
+
+
+class DeviceNames(list[str]):
+    """The devices to choose from; GPUs of other machines count as members too.
+
+    ComfyUI checks a value with ``in``. So a workflow from another machine runs, and only a wrong
+    file is an error of ``clip_name``: ComfyUI blames one answer of ``VALIDATE_INPUTS`` on all of
+    its arguments.
+    """
+
+    def __contains__(self, name: object) -> bool:
+        is_gpu = isinstance(name, str) and re.fullmatch(r"gpu:\d+", name) is not None
+        return is_gpu or super().__contains__(name)
 
 
 class LoadSD2CLIP:
@@ -66,7 +79,7 @@ class LoadSD2CLIP:
                     },
                 ),
                 "device": (
-                    list(host.current().devices()),
+                    DeviceNames(host.current().devices()),
                     {
                         "default": "auto",
                         "tooltip": "Where the text encoder computes. A device that is not there "
@@ -85,16 +98,13 @@ class LoadSD2CLIP:
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, clip_name: str | None, device: str | None = "auto") -> bool | str:
-        # An input named here is not checked by the host. So a workflow from another machine runs,
-        # whose path separators and GPUs may differ.
+    def VALIDATE_INPUTS(cls, clip_name: str | None) -> bool | str:
+        # An input named here is not checked by the host. So any path separators are accepted.
         try:
             if clip_name is not None:  # linked: known when the node runs
-                resolve_model(host.current(), CLIP_KINDS, clip_name)
+                resolve_clip(clip_name)
         except SD2ClipError as error:
             return str(error)
-        if device is not None and not re.fullmatch(r"auto|cpu|gpu(:\d+)?", device):
-            return f"device {device!r} is unknown. Choose auto, cpu, or gpu:0, gpu:1, …"
         return True
 
     @classmethod
@@ -104,7 +114,7 @@ class LoadSD2CLIP:
 
         if clip_name is None:
             return float("nan")
-        return fingerprint(resolve_model(host.current(), CLIP_KINDS, clip_name))
+        return fingerprint(resolve_clip(clip_name))
 
     def load(
         self,
@@ -113,14 +123,16 @@ class LoadSD2CLIP:
         layer_idx: int = -2,
         device: str = "auto",
         dtype: str = "auto",
-    ) -> tuple[Clip, str]:
+    ) -> dict[str, Any]:
         from ..clip.load_clip import load_clip
 
         clip = load_clip(
-            resolve_model(host.current(), CLIP_KINDS, clip_name),
+            resolve_clip(clip_name),
             device=device,
             dtype=dtype,
             layer=layer,
             layer_idx=layer_idx if layer == "hidden" else None,
         )
-        return clip, clip.cond_stage_model.source.describe()
+        info = clip.cond_stage_model.source.describe()
+        unusual = [line for line in info.splitlines() if line.startswith(UNUSUAL)]
+        return {"ui": {"text": unusual}, "result": (clip, info)}

@@ -74,14 +74,16 @@ class LoadSD2CLIPLora:
             return float("nan")
         return lora_fingerprint(resolve_model(host.current(), LORA_KINDS, lora_name))
 
-    def load(self, clip: Clip, lora_name: str, strength: float = 1.0) -> tuple[Clip, str]:
+    def load(self, clip: Clip, lora_name: str, strength: float = 1.0) -> dict[str, Any]:
         from ..sd2.lora.lora_file import read_lora
 
         shapes = {name: tuple(t.shape) for name, t in clip.cond_stage_model.state_dict().items()}
         lora = read_lora(resolve_model(host.current(), LORA_KINDS, lora_name), shapes)
-        if not lora.changes or strength == 0.0:
-            return clip, lora.describe(strength)
-        clip = clip.clone()
-        applied = set(clip.add_patches(host.current().lora_patches(lora.changes), strength))
-        refused = tuple(name for name in lora.changes if name not in applied)
-        return clip, lora.describe(strength, refused)
+        refused: tuple[str, ...] = ()
+        if lora.changes and strength != 0.0:
+            clip = clip.clone()
+            applied = set(clip.add_patches(host.current().lora_patches(lora.changes), strength))
+            refused = tuple(name for name in lora.changes if name not in applied)
+        info = lora.describe(strength, refused)
+        _path, *fitted = info.splitlines()
+        return {"ui": {"text": fitted}, "result": (clip, info)}

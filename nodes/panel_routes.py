@@ -7,17 +7,17 @@ files that the loader nodes may read.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import host
-from ..host.model_folders import CLIP_KINDS, list_models, resolve_model, weight_files
+from ..host.model_folders import weight_files
 from ..sd2.errors import SD2ClipError
-from ..sd2.files.checkpoint import fingerprint, open_checkpoint
+from ..sd2.files.checkpoint import open_checkpoint
 from ..sd2.files.file_kinds import EMBEDDING_SUFFIXES
+from .clip_files import inspect_file, resolve_clip, suggest_files
 
 if TYPE_CHECKING:
     from ..sd2.tokens.tokenized_text import TokenizedText
@@ -27,10 +27,6 @@ LONGEST_TEXT = 100_000
 
 MOST_PROMPTS = 12
 """Prompts of one text that the panel shows; prompt editing can make thousands."""
-
-MOST_ALTERNATIVES = 3
-SEARCH_SECONDS = 1.0
-"""Time limit of the search for files to choose instead of a wrong one."""
 
 
 def tokenize(given: dict[str, Any]) -> dict[str, Any]:
@@ -86,53 +82,21 @@ def inspect(given: dict[str, Any]) -> dict[str, Any]:
     name = given.get("clip_name")
     if not isinstance(name, str) or not name:
         return {"error": "'clip_name' is missing."}
-    current = host.current()
     try:
-        path = resolve_model(current, CLIP_KINDS, name)
-        found = _look_at(path, str(fingerprint(path)))
+        path = resolve_clip(name)
+        found = inspect_file(path)
     except (SD2ClipError, OSError) as error:
-        return {"error": _without_path(str(error), name), "alternatives": _alternatives(name)}
+        return {"error": _without_path(str(error), name), "alternatives": suggest_files(name)}
     if "error" in found:
         return found | {
             "error": _without_path(found["error"], name, path),
-            "alternatives": _alternatives(name),
+            "alternatives": suggest_files(name),
         }
     return found | {"clip_name": name}
 
 
-@lru_cache(maxsize=512)
-def _look_at(path: Path, version: object) -> dict[str, Any]:
-    """Detect a file; *version* is unused, but makes an edited file a new entry of the cache."""
-    from ..sd2.detection.detect import detect
-
-    try:
-        checkpoint = open_checkpoint(path)
-        found = detect(checkpoint).as_json()
-    except SD2ClipError as error:
-        return {"error": str(error), "kind": type(error).__name__}
-    del found["path"]  # users of the page need not know the server's folders
-    return found | {"bytes": sum(file.stat().st_size for file in checkpoint.files)}
-
-
 def _without_path(message: str, name: str, path: Path | None = None) -> str:
     return message if path is None else message.replace(str(path), name)
-
-
-def _alternatives(wrong: str) -> list[str]:
-    """List names of files that hold SD2's text encoder, as far as they are found quickly."""
-    current = host.current()
-    started = time.monotonic()
-    good: list[str] = []
-    for name in list_models(current, CLIP_KINDS):
-        if len(good) == MOST_ALTERNATIVES or time.monotonic() - started > SEARCH_SECONDS:
-            break
-        try:
-            path = resolve_model(current, CLIP_KINDS, name)
-            if name != wrong and "error" not in _look_at(path, str(fingerprint(path))):
-                good.append(name)
-        except (SD2ClipError, OSError):
-            continue
-    return good
 
 
 def embeddings(given: dict[str, Any]) -> dict[str, Any]:

@@ -79,6 +79,13 @@ def test_the_archive_holds_what_the_plugin_needs_and_no_more():
     assert not [name for name in files if "standalone" in name]
 
 
+def test_the_archive_has_no_links_and_no_compiled_files():
+    """Hosts that check packs refuse both."""
+    files = archive_files()
+    assert not [name for name in files if (ROOT / name).is_symlink()]
+    assert not [name for name in files if "__pycache__" in name or name.endswith(".pyc")]
+
+
 def test_the_help_pages_ship():
     assert "js/docs/LoadSD2CLIP.md" in archive_files()
 
@@ -169,3 +176,6 @@ def test_the_plugin_loads_in_comfyui_from_the_archive_alone(archive):
     )
     assert done.stderr == ""
     assert done.stdout.strip().split(",") == list(sd2_clip.NODE_CLASS_MAPPINGS)
+    there = {path.relative_to(archive).as_posix() for path in archive.rglob("*") if path.is_file()}
+    written = {name for name in there if "__pycache__" not in name} - set(archive_files())
+    assert written == set(), "the plugin writes into its own folder"

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 EXAMPLES = {path.stem: path for path in sorted((ROOT / "example_workflows").glob("*.json"))}
 PROMPTS = ROOT / "tests" / "workflows"
 LARGEST_PICTURE = 100_000
+DOWNLOADABLE = "v2-1_768-ema-pruned.safetensors"
 
 each_example = pytest.mark.parametrize("name", EXAMPLES)
 
@@ -81,6 +82,28 @@ def test_template_has_a_picture_of_its_name(name):
     assert picture.stat().st_size < LARGEST_PICTURE
 
 
+@each_example
+def test_loaders_of_a_file_that_can_be_downloaded_say_where(name):
+    """ComfyUI offers the download; the digest is that of README.md."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for node in workflow(name)["nodes"]:
+        values = node.get("widgets_values") or [None]
+        if values[0] != DOWNLOADABLE:
+            assert "models" not in node["properties"]
+            continue
+        [model] = node["properties"]["models"]
+        assert (model["name"], model["directory"]) == (DOWNLOADABLE, "checkpoints")
+        assert model["url"].endswith(f"/resolve/main/{DOWNLOADABLE}")
+        assert (model["hash_type"], model["hash"] in readme) == ("SHA256", True)
+
+
+@each_example
+def test_titles_are_in_words(name):
+    """The frontend shows the file's name."""
+    assert name[0].isupper()
+    assert "_" not in name
+
+
 def test_there_is_nothing_else_among_the_examples():
     """ComfyUI would list it as a template."""
     expected = {f"{name}.{suffix}" for name in EXAMPLES for suffix in ("json", "jpg")}
@@ -108,12 +131,12 @@ def test_runs_on_a_small_encoder(name, standalone, tmp_path, monkeypatch):
 def test_second_half_of_the_saved_conditioning_loads_what_the_first_saves():
     saved = {
         f"{node['inputs']['filename_prefix']}_00001_.safetensors [output]"
-        for node in prompt("saved_conditioning_1_encode").values()
+        for node in prompt("Saved conditioning 1 - encode").values()
         if node["class_type"] == "SaveSD2Conditioning"
     }
     loaded = {
         node["inputs"]["conditioning_name"]
-        for node in prompt("saved_conditioning_2_sample").values()
+        for node in prompt("Saved conditioning 2 - sample").values()
         if node["class_type"] == "LoadSD2Conditioning"
     }
     assert loaded == saved

@@ -1,7 +1,9 @@
 """One Chromium, one set of models and one server per frontend, for all browser tests.
 
 Frontends: the installed comfyui-frontend-package, drawn on a canvas and as HTML ("Nodes 2.0"), and
-every version unpacked under ``build/frontends/<version>`` (see ``.ci/browser``), on a canvas.
+every version unpacked under ``build/frontends/<version>`` (see ``.ci/browser``), on a canvas and,
+where that version has them, as HTML. Tests of the older ones run nightly, but for those marked
+``every_frontend``.
 """
 
 from __future__ import annotations
@@ -43,10 +45,21 @@ def old_frontends() -> dict[str, Path]:
     return {folder.parent.parent.name: folder for folder in folders}
 
 
+FIRST_WITH_NODES_2 = (1, 40)
+"""Frontends before it have an early form of it, which we do not test."""
+
+
 def variants() -> list[tuple[str, str | None, bool]]:
     """Name, version (None: the installed one), and whether nodes are drawn as HTML."""
-    old = [(f"{version}-classic", version, False) for version in old_frontends()]
-    return [("newest-classic", None, False), ("newest-nodes2", None, True), *old]
+    found: list[tuple[str, str | None, bool]] = [
+        ("newest-classic", None, False),
+        ("newest-nodes2", None, True),
+    ]
+    for version in old_frontends():
+        found.append((f"{version}-classic", version, False))
+        if tuple(map(int, version.split(".")[:2])) >= FIRST_WITH_NODES_2:
+            found.append((f"{version}-nodes2", version, True))
+    return found
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -54,6 +67,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(item.fspath).parent == Path(__file__).parent:
             item.add_marker(pytest.mark.browser)
+            variant = getattr(item, "callspec", None) and item.callspec.params.get("variant")
+            is_older = variant is not None and variant[1] is not None
+            if is_older and item.get_closest_marker("every_frontend") is None:
+                item.add_marker(pytest.mark.nightly)
             if reason is not None:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
@@ -84,6 +101,19 @@ def host_in_use(models: Path, output: Path) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
+def frontends() -> dict[str, Path]:
+    """The older frontends by version."""
+    return old_frontends()
+
+
+@pytest.fixture(scope="session")
+def shots() -> Path:
+    """The folder for screenshots."""
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    return SHOTS
+
+
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
@@ -104,6 +134,7 @@ def opened(
     variant: tuple[str, str | None, bool],
     browser: Any,
     host_in_use: Any,
+    shots: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Any]:
     """The editor in one variant, opened once for all tests of it."""
@@ -118,13 +149,12 @@ def opened(
     user = tmp_path_factory.mktemp(f"user-{name}")
     settings = SETTINGS | {"Comfy.VueNodes.Enabled": is_html}
     (user / "comfy.settings.json").write_text(json.dumps(settings), encoding="utf-8")
-    SHOTS.mkdir(parents=True, exist_ok=True)
     editor = make_editor(NODE_CLASS_MAPPINGS, host_in_use, user, frontend, routes=ROUTES)
     with ExitStack() as stack:
         address = stack.enter_context(serving(editor))
         context = browser.new_context(viewport={"width": 1500, "height": 860})
         stack.callback(context.close)
-        page = EditorPage(context.new_page(), address, user, SHOTS, name)
+        page = EditorPage(context.new_page(), address, user, shots, name)
         page.open()
         yield page
 
@@ -136,3 +166,14 @@ def page(opened: Any) -> Iterator[Any]:
     yield opened
     opened.page.keyboard.press("Escape")  # a dialog that the test has left open
     assert opened.errors == []
+
+
+@pytest.fixture
+def steps(page: Any) -> Any:
+    """The page with the first example workflow."""
+    from browser_models import GOOD
+    from editor_page import example
+
+    page.load(example("First steps", GOOD))
+    page.expect_counts("8 of 75 · 1 chunk")
+    return page

@@ -28,14 +28,6 @@ EMPTY: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def steps(page: Any) -> Any:
-    """The page with the first example workflow."""
-    page.load(example("first_steps", GOOD))
-    page.expect_counts("8 of 75 · 1 chunk")
-    return page
-
-
 def test_nodes_are_found_added_moved_and_linked_by_mouse(page: Any) -> None:
     page.load(EMPTY)
     page.page.evaluate("app.canvas.ds.reset()")
@@ -140,7 +132,9 @@ def test_card_warns_of_the_last_layer_of_a_short_file(steps: Any) -> None:
     expect(steps.card.locator(".sd2c-warning")).to_have_count(0)
     steps.set_widget("LoadSD2CLIP", "layer", "last")
     expect(steps.card.locator(".sd2c-warning")).to_contain_text("penultimate")
-    expect(steps.meter().locator(".sd2c-layer")).to_have_text("layer 24 is not in the file")
+    expect(steps.meter().locator(".sd2c-layer")).to_have_text(
+        "layer 23 of 24: layer 24 is not in the file"
+    )
     steps.shoot("short-file-last-layer")
 
 
@@ -217,14 +211,14 @@ def test_workflow_dropped_as_a_file_is_opened(page: Any) -> None:
             const event = new DragEvent("drop", { ...place, dataTransfer: carried });
             app.canvasEl.dispatchEvent(event);
         }""",
-        json.dumps(example("first_steps", GOOD)),
+        json.dumps(example("First steps", GOOD)),
     )
     page.page.wait_for_function("app.graph.nodes.length === 4")
     page.expect_counts("8 of 75 · 1 chunk")
 
 
 def test_workflow_is_saved_reopened_after_reload_and_run_again(page: Any) -> None:
-    page.load_in_new_tab(example("first_steps", GOOD))
+    page.load_in_new_tab(example("First steps", GOOD))
     page.expect_counts("8 of 75 · 1 chunk")
     page.text.click()
     page.text.press("Control+a")
@@ -276,7 +270,7 @@ def test_panels_have_the_language_of_the_frontend(steps: Any, locale: str, chunk
     try:
         steps.page.reload()
         steps.page.wait_for_function(READY, timeout=90_000)
-        steps.load(example("first_steps", GOOD))
+        steps.load(example("First steps", GOOD))
         expect(steps.meter().locator(".sd2c-counts")).to_contain_text(chunk)
         steps.set_widget("LoadSD2CLIP", "clip_name", WRONG)
         expect(steps.card.locator(".sd2c-alternatives")).to_be_visible()

@@ -22,7 +22,7 @@ from sd2_clip.sd2.detection.state_dict_keys import text_model_shapes
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-WORKFLOW = ROOT / "tests/workflows/first_steps.json"
+WORKFLOW = ROOT / "tests/workflows/First steps.json"
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +54,7 @@ def run_workflow(folder, *arguments, name="sd2.safetensors"):
 
 @pytest.mark.full_size
 @pytest.mark.parametrize(
-    "workflow", [WORKFLOW, ROOT / "example_workflows/first_steps.json"], ids=["api", "editor"]
+    "workflow", [WORKFLOW, ROOT / "example_workflows/First steps.json"], ids=["api", "editor"]
 )
 def test_run_leaves_conditioning_on_disk(workflow, folder, tmp_path):
     done = run_workflow(folder, workflow, "--output", tmp_path)
@@ -152,6 +152,16 @@ def test_a_broken_workflow_is_named_by_node(changes, message, tmp_path):
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_workflow_of_comfyui_is_refused_in_one_sentence(tmp_path):
+    (tmp_path / "sd2_clip").symlink_to(ROOT, target_is_directory=True)
+    done = run(tmp_path, "run", ROOT / "example_workflows/Text to image with SD 2.1.json")
+    assert done.returncode == 1
+    [sentence] = done.stderr.splitlines()
+    assert "this workflow needs ComfyUI: " in sentence
+    assert "KSampler" in sentence
+    assert "LoadSD2CLIP" not in sentence
 
 
 def broken_at(tmp_path, changes, *options):
@@ -268,6 +278,32 @@ CAPTIONS = 'file,caption\n1.png,a cat\n2.png,"a (red:1.2) dog, sleeping"\n3.png,
 
 
 @pytest.mark.full_size
+def test_demo_ends_with_commands_that_run(tmp_path, monkeypatch):
+    from sd2_clip.cli import demo_command
+
+    monkeypatch.chdir(tmp_path)
+    checkpoint = tmp_path / "demo/models/text_encoders/sd2.safetensors"
+    lines = [line.strip() for line in demo_command._what_next(checkpoint).splitlines()]
+    typed = [line for line in lines if " -m " in line or "sd2-clip " in line]
+    inspect, install, edit, again = typed
+    assert inspect.endswith(f"inspect {checkpoint.relative_to(tmp_path)}")
+    assert install.endswith("-m pip install aiohttp comfyui-frontend-package")
+    assert edit.endswith(f"edit --models {checkpoint.parent.relative_to(tmp_path)}")
+    assert again.endswith(f"run WORKFLOW.json --models {checkpoint.parent.relative_to(tmp_path)}")
+    assert not set("&'\"$`") & set("".join(typed))
+
+
+def test_a_path_in_the_home_folder_is_found(tmp_path):
+    """Not every shell expands ``~``, and none after ``=`` in the middle of a word."""
+    (tmp_path / "sd2_clip").symlink_to(ROOT, target_is_directory=True)
+    shapes = dict(text_model_shapes(load_config(), range(23)))
+    write_expanded(tmp_path / "good.safetensors", shapes)
+    home = {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path)}
+    done = run(tmp_path, "inspect", "~/good.safetensors", **home)
+    assert done.returncode == 0, done.stderr
+    assert "23 of 24" in done.stdout
+
+
 def test_encode_leaves_every_captions_embedding(folder, tmp_path):
     (tmp_path / "captions.csv").write_text(CAPTIONS)
     command = ("encode", tmp_path / "captions.csv", tmp_path / "out", "--key", "file", "--pooled",

@@ -113,7 +113,7 @@ def files(tmp_path: Path) -> EditorFiles:
     files.write("pack/js/docs/Show.md", "# Show")
     files.write("pack/locales/zh/nodeDefs.json", '{"Show": {"display_name": "显示"}}')
     files.write("pack/locales/zh/main.json", '{"hello": "你好"}')
-    files.write("pack/example_workflows/first.json", "{}")
+    files.write("pack/example_workflows/first.json", '{"nodes": [{"type": "Number"}]}')
     files.write("models/embeddings/fox.safetensors", "")
     files.write("output/sub/made.txt", "hello")
     files.write("output/page.html", "<script>alert(1)</script>")

@@ -14,7 +14,8 @@ def test_help_pages_and_templates_are_served(client: Client) -> None:
         assert await client.status("GET", "/extensions/our-pack/docs/Show.md") == 200
         assert await client.status("GET", "/extensions/our-pack/docs/Show/en.md") == 404
         assert await client.get("/api/workflow_templates") == {"our-pack": ["first"]}
-        assert await client.get("/api/workflow_templates/our-pack/first.json") == {}
+        first = await client.get("/api/workflow_templates/our-pack/first.json")
+        assert first == {"nodes": [{"type": "Number"}]}
 
     client.run(test)
 

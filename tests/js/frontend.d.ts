@@ -4,6 +4,8 @@ interface ComfyWidget {
   name: string;
   value: unknown;
   serialize?: boolean;
+  disabled?: boolean;
+  options?: { getOptionLabel?(value?: string | null): string };
   margin?: number;
   callback?: ((...values: any[]) => unknown) | null;
 }
@@ -24,7 +26,7 @@ interface ComfyNode {
   comfyClass?: string;
   graph?: object | null;
   inputs?: { name: string }[];
-  widgets: ComfyWidget[];
+  widgets?: ComfyWidget[];
   size: [number, number];
   computeSize(): [number, number];
   setSize(size: [number, number]): void;
@@ -37,6 +39,7 @@ interface ComfyNode {
     element: HTMLElement,
     options: ComfyDOMWidgetOptions,
   ): ComfyWidget;
+  onWidgetChanged?(name: string, value: unknown, before: unknown, widget: ComfyWidget): void;
   onAdded?(...values: any[]): void;
   onConfigure?(...values: any[]): void;
   onConnectionsChange?(...values: any[]): void;
@@ -45,7 +48,19 @@ interface ComfyNode {
 }
 
 interface ComfyNodeErrors {
-  errors?: { type?: string; message?: string; details?: string }[];
+  errors?: {
+    type?: string;
+    message?: string;
+    details?: string;
+    extra_info?: { input_name?: string };
+  }[];
+}
+
+interface ComfyNodeDef {
+  name: string;
+  input?: Partial<Record<"required" | "optional", Record<string, [unknown, { forceInput?: boolean }?]>>>;
+  /** Read by frontends since 1.50: the names of all widgets in the order of saved values. */
+  fallbackWidgetsValuesNames?: string[];
 }
 
 interface ComfySetting {
@@ -62,6 +77,8 @@ interface ComfyExtension {
   settings?: ComfySetting[];
   init?(): Promise<void> | void;
   setup?(): Promise<void> | void;
+  beforeRegisterNodeDef?(nodeType: unknown, nodeDef: ComfyNodeDef): void;
+  beforeConfigureGraph?(workflow: object): void;
   nodeCreated?(node: ComfyNode): void;
 }
 

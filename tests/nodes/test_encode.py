@@ -34,11 +34,17 @@ def test_every_option_is_a_widget_with_its_default():
     assert EncodeOptions(**defaults) == EncodeOptions()
     assert widgets["steps"] == (
         "INT",
-        {"default": 0, "min": 0, "max": 10_000, "tooltip": ENCODE_OPTIONS["steps"].help},
+        {
+            "default": 0,
+            "min": 0,
+            "max": 10_000,
+            "tooltip": ENCODE_OPTIONS["steps"].help,
+            "advanced": True,
+        },
     )
     assert widgets["chunk_split"] == (
         ["tokens", "words"],
-        {"default": "tokens", "tooltip": ENCODE_OPTIONS["chunk_split"].help},
+        {"default": "tokens", "tooltip": ENCODE_OPTIONS["chunk_split"].help, "advanced": True},
     )
 
 
@@ -115,7 +121,7 @@ def old_prompt():
 
 def old_document():
     """The same as the editor saved it, with a widget value more than the node has now."""
-    example = Path(__file__).parents[2] / "example_workflows" / "first_steps.json"
+    example = Path(__file__).parents[2] / "example_workflows" / "First steps.json"
     document = json.loads(example.read_text(encoding="utf-8"))
     for node in document["nodes"]:
         if node["type"] == "EncodeSD2Text":

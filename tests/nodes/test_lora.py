@@ -23,14 +23,22 @@ def lora(clip, tmp_path):
 
 def test_a_lora_changes_a_clone_of_the_clip(nodes, clip, lora):
     before = clip.encode("a cat")
-    patched, info = nodes["LoadSD2CLIPLora"].load(clip, lora, 0.5)
+    patched, info = nodes["LoadSD2CLIPLora"].load(clip, lora, 0.5)["result"]
     assert not torch.equal(patched.encode("a cat"), before)
     assert torch.equal(clip.encode("a cat"), before)
     assert "lora_te_nowhere" in info
 
 
+def test_what_fitted_is_shown_on_the_node(nodes, clip, lora):
+    shown = nodes["LoadSD2CLIPLora"].load(clip, lora, 0.5)
+    text = "\n".join(shown["ui"]["text"])
+    assert "1 weights in 1 layers changed at strength 0.5" in text
+    assert "1 tensors not understood" in text
+    assert str(shown["result"][1]).endswith(text)
+
+
 def test_strength_0_changes_nothing(nodes, clip, lora):
-    patched, info = nodes["LoadSD2CLIPLora"].load(clip, lora, 0.0)
+    patched, info = nodes["LoadSD2CLIPLora"].load(clip, lora, 0.0)["result"]
     assert patched is clip
     assert info
 

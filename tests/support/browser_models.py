@@ -11,6 +11,8 @@ from safetensors.torch import save_file
 from sd2_clip.cli.demo_command import random_state_dict
 
 GOOD, SHORT, WRONG = "sd2-random.safetensors", "sd2-23-layers.safetensors", "v1-5.safetensors"
+FIRST = "a-v1-5.safetensors"
+"""The first of the list, and wrong."""
 
 
 def write_models(folder: Path) -> None:
@@ -26,6 +28,7 @@ def write_models(folder: Path) -> None:
     kept = {n: t for n, t in tower.items() if ".layers.23." not in n and "projection" not in n}
     save_file(kept, encoders / SHORT)
     write_hollow(folder / "checkpoints" / WRONG, sd1_shapes())
+    write_hollow(folder / "checkpoints" / FIRST, sd1_shapes())
     torch.manual_seed(1)
     save_file({"emb_params": torch.randn(4, 1024) / 50}, embeddings / "style-oil.safetensors")
     save_file({"emb_params": torch.randn(2, 1024) / 50}, embeddings / "style-ink.safetensors")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from contextlib import suppress
 from pathlib import Path
@@ -112,6 +113,49 @@ class EditorPage:
             "async () => (await app.graphToPrompt()).output"
         )
         return prompt
+
+    # What is seen
+
+    def boxes(self) -> dict[str, tuple[float, float, float, float]]:
+        """Left, top, right and bottom of each node by type, on the canvas."""
+        boxes: dict[str, tuple[float, float, float, float]] = self.page.evaluate(
+            """() => Object.fromEntries(app.graph.nodes.map((node) => {
+                const drawn = document.querySelector(`[data-node-id="${node.id}"]`);
+                const height = drawn
+                    ? drawn.getBoundingClientRect().height / app.canvas.ds.scale
+                    : node.size[1] + 30;
+                const [left, top] = [node.pos[0], node.pos[1] - 30];
+                return [node.type, [left, top, left + node.size[0], top + height]];
+            }))"""
+        )
+        return boxes
+
+    def has_red_frame(self, node_type: str) -> bool:
+        """Whether a red line runs along the left border of a node."""
+        left, top, _, bottom = self.boxes()[node_type]
+        x, y = self.on_screen(f"[{left}, {top}]")
+        _, end = self.on_screen(f"[{left}, {bottom}]")
+        strip = {"x": x - 12, "y": y + 20, "width": 20, "height": end - y - 40}
+        shot = base64.b64encode(self.page.screenshot(clip=strip)).decode()
+        red: int = self.page.evaluate(
+            """async (shot) => {
+                const bytes = Uint8Array.from(atob(shot), (one) => one.charCodeAt(0));
+                const image = await createImageBitmap(new Blob([bytes], { type: "image/png" }));
+                const drawn = new OffscreenCanvas(image.width, image.height).getContext("2d");
+                drawn.drawImage(image, 0, 0);
+                const { data } = drawn.getImageData(0, 0, image.width, image.height);
+                let rows = 0;
+                for (let y = 0; y < image.height; y += 1) {
+                    for (let x = 0; x < image.width; x += 1) {
+                        const [r, g, b] = data.slice(4 * (y * image.width + x));
+                        if (r > 80 && r > 2 * g && r > 2 * b) { rows += 1; break; }
+                    }
+                }
+                return rows / image.height;
+            }""",
+            shot,
+        )
+        return red > 0.8
 
     # The mouse
 

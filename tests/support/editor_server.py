@@ -29,6 +29,7 @@ def make_editor(
         user=user,
         frontend=frontend,
         version="test",
+        start_workflow=others.get("start_workflow"),
     )
 
 
