@@ -220,7 +220,8 @@ class ComfyUIHost:
         patches = load_lora(tensors, {name: name for name in changes})
         for patch in patches.values():
             # 2023's ("lora", (up, down, alpha, mid)) cannot hold DoRA's scale.
-            if isinstance(patch, tuple) and len(patch[1]) < 5 and _holds_dora(tensors):
+            is_lora = isinstance(patch, tuple) and patch[0] == "lora"
+            if is_lora and len(patch[1]) < 5 and _holds_dora(tensors):
                 raise OptionError(
                     "This LoRA is a DoRA, which this ComfyUI is too old to apply. Update ComfyUI, "
                     "or choose another LoRA."

@@ -7,8 +7,9 @@ reading a file of n bytes at 256 MB + 4 n of memory, and in time proportional to
 MIB = 1 << 20
 
 # Pickles: checkpoints, LoRAs and textual inversions that torch.save wrote.
-MAX_PICKLE_BYTES = 64 * MIB
-"""The pickle of a full SD2 checkpoint, without its tensors, has about 200 kB."""
+MAX_PICKLE_BYTES = 32 * MIB
+"""The pickle of a full SD2 checkpoint, without its tensors, has about 200 kB. Text may take four
+bytes for each of the file."""
 MAX_OPERATIONS = 1_000_000
 """A full SD2 checkpoint has about 40,000. One byte may make a container of 64 bytes."""
 MAX_DEPTH = 50

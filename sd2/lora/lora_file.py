@@ -41,6 +41,10 @@ _CROSS_ATTENTION = re.compile(
 )
 
 
+_LARGEST_SCALE = 65504
+"""Of a change, before the strength: fp16's largest number. Trained ones are scaled by 0.1 to 10."""
+
+
 class LoraError(SD2ClipError):
     """A LoRA is for another model, or its tensors do not fit together."""
 
@@ -283,6 +287,11 @@ def _check(
         raise LoraError(
             f"{path}: the alpha or dora_scale of {named} is damaged: alpha is one number, and "
             f"dora_scale one for each row or column of a {shape} weight."
+        )
+    if alpha is not None and change.rank is not None and abs(alpha) > _LARGEST_SCALE * change.rank:
+        raise LoraError(
+            f"{path}: alpha of {named} is {alpha:g} for rank {change.rank}: the change would "
+            "overflow. The file is damaged. Choose another LoRA."
         )
     for name in found.names:
         tensor = tensors[name]

@@ -23,7 +23,7 @@ from fake_comfyui import CPU, GPU0, GPU1, FakeComfy, ManualCast, NewCLIP, OldCLI
 from sd2_clip import host as hosts
 from sd2_clip.host.interface import DevicePlacement
 from sd2_clip.sd2.errors import OptionError, SD2ClipError
-from sd2_clip.sd2.lora.weight_adapters import Change, LoRA
+from sd2_clip.sd2.lora.weight_adapters import Change, Difference, LoRA
 from sd2_clip.sd2.model import ops as operations
 
 
@@ -335,6 +335,13 @@ def test_lora_goes_through_comfyuis_own_reader(host: Any, comfy: FakeComfy) -> N
     assert host.lora_patches(change(dora=True)) == {"a.weight": "a patch"}
     assert sorted(seen) == ["a.weight.alpha", "a.weight.dora_scale", "a.weight.lora_down.weight",
                             "a.weight.lora_up.weight"]  # fmt: skip
+
+
+def test_a_dora_may_change_biases_too(host: Any, comfy: FakeComfy) -> None:
+    patches = {"a.weight": "an adapter", "a.bias": ("diff", (torch.ones(2),))}
+    comfy.lora.load_lora = lambda lora, to_load: patches
+    changes = change(dora=True) | {"a.bias": Change(Difference(torch.ones(2)))}
+    assert host.lora_patches(changes) == patches
 
 
 @pytest.mark.parametrize("dora", [True, False])

@@ -235,3 +235,13 @@ def test_opening_reads_no_tensor_data(tmp_path):
     pickled = open_pickle(path)
     assert isinstance(pickled.root, dict)
     assert pickled.root["x"].shape == (1 << 20,)
+
+
+def test_an_entry_whose_local_header_has_another_name_is_refused(tmp_path):
+    path = saved(tmp_path, {"x": torch.ones(3)})
+    data = path.read_bytes()
+    name = next(n for n in zipfile.ZipFile(path).namelist() if n.endswith("data/0")).encode()
+    first = data.index(name)  # the directory is at the end, and has the name once more
+    path.write_bytes(data[:first] + name[:-1] + b"9" + data[first + len(name) :])
+    with pytest.raises(UnreadableFileError, match="has another name where its data begins"):
+        load_pickle(path)

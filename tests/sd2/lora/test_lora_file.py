@@ -586,3 +586,9 @@ def test_a_weight_under_two_names_is_changed_once_and_the_other_reported(tmp_pat
     lora = read_lora(write(tmp_path, state), SHAPES)
     assert len(lora.changes) == 1
     assert len(lora.unmatched) == 2
+
+
+def test_an_alpha_that_would_overflow_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, rank_two(alpha=torch.tensor(1e30)))
+    with pytest.raises(LoraError, match=r"is 1e\+30 for rank 2: the change would overflow"):
+        read_lora(path, SHAPES)
