@@ -95,7 +95,7 @@ def encode_text(clip: Clip, text: str, **options: Any) -> EncodedText:
         if prompt.text not in encoded:
             prompt.tokens.log_ignored()
             encoded[prompt.text] = [
-                [cond, {**given, RECORD_KEY: _record(clip, text, prompt, chosen, cond)}]
+                [cond, {**given, RECORD_KEY: _record(clip, text, prompt, chosen)}]
                 for cond, given in _encode_weighted(clip, prompt.tokens, chosen)
             ]
         schedule_of = dict(_schedule_of(prompt))
@@ -161,26 +161,18 @@ def _finite(cond: torch.Tensor) -> torch.Tensor:
 
 
 def _record(
-    clip: Clip,
-    text: str,
-    prompt: ScheduledPrompt,
-    options: EncodeOptions,
-    cond: torch.Tensor,
+    clip: Clip, text: str, prompt: ScheduledPrompt, options: EncodeOptions
 ) -> EncodingRecord:
-    from ..sd2.files.tensor_hash import tensor_digest
-
-    return EncodingRecord(
+    weight = next(clip.cond_stage_model.clip_h.transformer.parameters())
+    return EncodingRecord.of(
         text=text,
         prompt=prompt.text,
         options=options,
         layer=layer_text(clip),
         tokens=prompt.tokens,
-        dtype=str(next(clip.cond_stage_model.clip_h.transformer.parameters()).dtype).removeprefix(
-            "torch."
-        ),
+        dtype=str(weight.dtype).removeprefix("torch."),
         source=getattr(clip.cond_stage_model, "source", None),
         patches=patches_of(clip),
-        cond_digest=tensor_digest(cond),
     )
 
 

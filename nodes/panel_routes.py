@@ -17,7 +17,7 @@ from .. import host
 from ..host.model_folders import CLIP_KINDS, list_models, resolve_model, weight_files
 from ..sd2.errors import SD2ClipError
 from ..sd2.files.checkpoint import fingerprint, open_checkpoint
-from ..sd2.files.file_kinds import EMBEDDING_SUFFIXES
+from ..sd2.files.file_kinds import EMBEDDING_SUFFIXES, is_conditioning_file
 
 if TYPE_CHECKING:
     from ..sd2.tokens.tokenized_text import TokenizedText
@@ -145,7 +145,7 @@ def embeddings(given: dict[str, Any]) -> dict[str, Any]:
         for file in weight_files(folder, EMBEDDING_SUFFIXES):
             path = folder / file
             name = Path(file).with_suffix("").as_posix()
-            if name not in found:
+            if name not in found and not is_conditioning_file(path):
                 try:
                     vectors, width = _size(path, path.stat().st_mtime_ns)
                 except OSError:

@@ -6,6 +6,8 @@ nor numpy.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import stat
 import struct
@@ -69,6 +71,12 @@ class Checkpoint:
             data = struct.pack(f"<{len(halves)}I", *(half << 16 for half in halves))
         code = {"F64": "d", "F16": "e"}.get(location.dtype, "f")
         return struct.unpack(f"<{len(data) // struct.calcsize(code)}{code}", data)
+
+    def header_digest(self) -> str:
+        """Return a SHA-256 over names, shapes and dtypes of all tensors, and the metadata."""
+        shapes = {name: [info.dtype, info.shape] for name, info in self.tensors.items()}
+        header = json.dumps([shapes, dict(self.metadata)], sort_keys=True)
+        return hashlib.sha256(header.encode()).hexdigest()
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:

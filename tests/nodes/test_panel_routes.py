@@ -121,3 +121,20 @@ def test_embeddings_are_listed_with_their_sizes(models: Path) -> None:
         {"name": "old", "vectors": None, "width": None},
         {"name": "sd1", "vectors": 2, "width": 768},
     ]
+
+
+def test_saved_conditioning_is_no_embedding(models: Path) -> None:
+    folder = models / "embeddings"
+    save_file({"conditioning": torch.zeros(1, 77, 1024)}, folder / "core.safetensors")
+    tensors = {"0.cond": torch.zeros(77, 1024)}
+    save_file(tensors, folder / "ours.safetensors", {"sd2_clip": RECORD})
+    names = [one["name"] for one in panel_routes.embeddings({})["embeddings"]]
+    assert names == ["oil", "sd1"]
+    for text, syntax in (("embedding:core", "comfy"), ("a core", "a1111"), ("ours", "a1111")):
+        [part] = panel_routes.tokenize({"text": text, "syntax": syntax})["parts"]
+        assert part["embeddings"] == []
+        [ignored] = part["ignored"]
+        assert "Use Load SD2 Conditioning" in ignored["reason"]
+
+
+RECORD = json.dumps({"format": "sd2_clip.conditioning/1", "entries": []})
