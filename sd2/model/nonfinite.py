@@ -22,8 +22,8 @@ class NonFiniteWeight:
 
     name: str
     """Canonical: ``text_model…``."""
-    dtype: torch.dtype
-    """As it is in memory."""
+    is_overflow: bool
+    """Whether it is float16 without NaN: another dtype may hold its values."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def explain(origin: Origin, source: Any, patched: Collection[str] = ()) -> str:
         )
     found = source.detection.sources.get(origin.name)
     in_file = f" (in the file: {found.key})" if found and found.key != origin.name else ""
-    if origin.dtype == torch.float16 and source.detection.dtype != "F16":
+    if origin.is_overflow and source.detection.dtype != "F16":
         return (
             f"{text}{broken}{in_file}, as float16. Set dtype of Load SD2 CLIP to fp32; if this "
             f"message stays, {source.detection.path} is damaged: download it again."
@@ -92,7 +92,8 @@ def find_nonfinite(transformer: nn.Module, encode: Callable[[], Any]) -> Origin 
     """
     for name, weight in transformer.state_dict().items():
         if not weight.is_meta and not _is_finite_weight(weight):
-            return NonFiniteWeight(name, weight.dtype)
+            is_overflow = weight.dtype == torch.float16 and not bool(weight.isnan().any())
+            return NonFiniteWeight(name, is_overflow)
     dtype = next(transformer.parameters()).dtype
     layers = transformer.get_submodule("text_model.encoder.layers")
     with _watched(layers) as nonfinite:

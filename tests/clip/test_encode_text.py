@@ -279,6 +279,11 @@ def test_a_weight_that_only_fp16_cannot_hold_is_no_damage(standalone, tmp_path):
     clip = load_clip(path, device="cpu", dtype="fp16", model_options=tiny.MODEL_OPTIONS)
     with pytest.raises(NotFiniteError, match=rf"{BROKEN} .*as float16. Set dtype .* to fp32"):
         encode_text(clip, "a cat")
+    clip = load_clip(
+        broken_file(tmp_path), device="cpu", dtype="fp16", model_options=tiny.MODEL_OPTIONS
+    )
+    with pytest.raises(NotFiniteError, match=r"broken\.safetensors is damaged"):
+        encode_text(clip, "a cat")
 
 
 def test_a_lora_that_broke_a_weight_is_named(clip):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from comfyui_graphs import assert_same, core_clip, encode, notes, our_clip, records, results, saved
 from comfyui_server import ComfyUI, Graph, PromptError
+from safetensors.torch import load_file, save_file
 
 TEXTS = {
     "plain": "a photo of a cat",
@@ -238,3 +239,20 @@ def test_options_beside_the_tensors_are_cores(comfyui: ComfyUI) -> None:
         core_options=encode(graph, core_clip(graph), "a cat"),
     )
     assert notes(comfyui, "our_options") == notes(comfyui, "core_options")
+
+
+def test_a_nan_is_an_error_of_our_node_and_a_warning_of_cores(comfyui: ComfyUI) -> None:
+    tensors = load_file(comfyui.models / "clip" / "encoder.safetensors")
+    broken = "text_model.encoder.layers.1.mlp.fc1.weight"
+    tensors[broken].view(-1)[99] = float("nan")
+    save_file(tensors, comfyui.models / "clip" / "broken.safetensors")
+    graph = Graph()
+    results(comfyui, graph, core=encode(graph, our_clip(graph, "broken.safetensors")))
+    assert f"broken.safetensors is damaged: the weight {broken}" in comfyui.log_text()
+    for loader in (our_clip, core_clip):
+        graph = Graph()
+        text = graph.add("EncodeSD2Text", clip=loader(graph, "broken.safetensors"), text="a cat")
+        graph.add("SaveSD2Conditioning", conditioning=text.out(), filename_prefix="broken")
+        with pytest.raises(PromptError, match=r"layers\.1\.mlp\.fc1\.weight"):
+            comfyui.run(graph)
+    assert not list(comfyui.output.glob("broken*"))

@@ -40,7 +40,7 @@ def test_tensors_that_are_not_finite_are_seen(value):
 def test_the_first_weight_in_the_models_order_is_named(value, encoder):
     for number in (1, 2):
         blocks(encoder)[number].mlp.fc1.weight.data.view(-1)[99] = value
-    assert find(encoder) == NonFiniteWeight(WEIGHT, torch.float32)
+    assert find(encoder) == NonFiniteWeight(WEIGHT, is_overflow=False)
 
 
 def test_the_layer_is_found_where_finite_weights_overflow(encoder):
@@ -72,7 +72,7 @@ def test_another_dtype_is_proposed_where_all_weights_are_finite(dtype, cure):
 
 
 def test_a_lora_is_named_as_the_cause_only_where_it_changed_the_weight():
-    origin = NonFiniteWeight(WEIGHT, torch.float32)
+    origin = NonFiniteWeight(WEIGHT, is_overflow=False)
     prefix = "clip_h.transformer."
     assert "after a LoRA or a merge changed it" in explain(origin, None, [prefix + origin.name])
     assert "LoRA" not in explain(origin, None, [prefix + "text_projection.weight"])
