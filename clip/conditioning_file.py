@@ -1,8 +1,13 @@
 """Saves conditioning as safetensors and loads it.
 
-Tensors are ``<entry>.cond`` and ``<entry>.<option>``; everything else is JSON in the metadata under
-``sd2_clip``, so that any safetensors reader can use the file. Values that JSON lacks are tagged:
-``{"$tensor": name}``, ``{"$tuple": […]}``, ``{"$float": "nan"}``, ``{"$dict": [[key, value], …]}``.
+One entry is written as ComfyUI's Save Conditioning does, so that its Load Conditioning reads the
+file: ``conditioning``, each tensor option under its name, a list of tensors as ``name.0``,
+``name.1``, the other options as JSON in the metadata's ``conditioning_options``. Several entries,
+and options that this format lacks, are ``<entry>.cond`` and ``<entry>.<option>``.
+
+Either way the metadata's ``sd2_clip`` says which tensor is what, and holds all other values. Those
+that JSON lacks are tagged: ``{"$tensor": name}``, ``{"$tuple": […]}``, ``{"$float": "nan"}``,
+``{"$dict": [[key, value], …]}``.
 """
 
 from __future__ import annotations
@@ -12,18 +17,26 @@ import math
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..sd2.config import CONTEXT_WIDTHS, SD2_CONFIG
 from ..sd2.errors import SD2ClipError, UnreadableFileError, and_more
 from ..sd2.files.atomic_write import write_safetensors
-from ..sd2.files.file_kinds import CONDITIONING_FORMAT, CONDITIONING_KEY, conditioning_record
+from ..sd2.files.file_kinds import (
+    CONDITIONING_FORMAT,
+    CONDITIONING_KEY,
+    CORE_OPTIONS_KEY,
+    CORE_TENSOR,
+    conditioning_record,
+)
 from ..sd2.files.path_inside import OutsideFolderError, path_inside
 from ..sd2.files.safetensors_header import read_safetensors_header
 from ..sd2.files.tensor_storage import read_tensors
+from .provenance import RECORD_KEY, complete_record, record_as_json, record_as_text
 
 _DATE_WORDS = {
     "year": "%Y",
@@ -95,6 +108,28 @@ def _from_json(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     return {key: _from_json(item, tensors) for key, item in value.items()}
 
 
+def _fits_core(options: Mapping[str, Any]) -> bool:
+    """Tell whether ComfyUI's Load Conditioning can read *options*, all under their own names."""
+    for name, value in options.items():
+        items = value if isinstance(value, (list, tuple)) else [value]
+        if _holds_tensors(value):
+            is_list_item = str(name).rpartition(".")[2].isdigit()
+            if name == CORE_TENSOR or is_list_item or not _are_all(items, torch.Tensor):
+                return False
+        elif not _are_all(items, (bool, int, float, str, type(None))):
+            return False
+    return True
+
+
+def _are_all(items: Iterable[Any], kinds: type | tuple[type, ...]) -> bool:
+    return all(isinstance(item, kinds) for item in items)
+
+
+def _holds_tensors(value: Any) -> bool:
+    items = value if isinstance(value, (list, tuple)) else [value]
+    return any(isinstance(item, torch.Tensor) for item in items)
+
+
 def save_conditioning(
     path: Path, conditioning: list[list[Any]], metadata: Mapping[str, str] | None = None
 ) -> None:
@@ -102,45 +137,110 @@ def save_conditioning(
 
     *metadata* is added to the file's (ComfyUI's ``prompt`` and ``workflow``).
     """
-    tensors = _Tensors()
-    entries = [
-        {
-            "cond": tensors.keep(f"{index}.cond", cond),
-            "options": {
-                key: _to_json(value, f"{index}.{key}", tensors) for key, value in options.items()
-            },
-        }
-        for index, (cond, options) in enumerate(conditioning)
-    ]
-    if not entries:
+    if not conditioning:
         raise ConditioningError("There is no conditioning to save: the list is empty.")
-    about = json.dumps({"format": CONDITIONING_FORMAT, "entries": entries}, allow_nan=False)
-    write_safetensors(path, tensors, {**(metadata or {}), CONDITIONING_KEY: about})
+    about = dict(metadata or {})
+    conditioning = [[cond, _with_complete_record(options)] for cond, options in conditioning]
+    tensors = _Tensors()
+    if len(conditioning) == 1 and _fits_core(conditioning[0][1]):
+        [(cond, options)] = conditioning
+        entries = [_entry(cond, options, CORE_TENSOR, "", tensors)]
+        values = {
+            name: value
+            for name, value in options.items()
+            if value is not None and not _holds_tensors(value)
+        }
+        about[CORE_OPTIONS_KEY] = json.dumps(values)
+    else:
+        entries = [
+            _entry(cond, options, f"{index}.cond", f"{index}.", tensors)
+            for index, (cond, options) in enumerate(conditioning)
+        ]
+    layout = {"format": CONDITIONING_FORMAT, "entries": entries}
+    about[CONDITIONING_KEY] = json.dumps(layout, allow_nan=False)
+    write_safetensors(path, tensors, about)
+
+
+def _entry(
+    cond: torch.Tensor, options: Mapping[str, Any], name: str, prefix: str, tensors: _Tensors
+) -> dict[str, Any]:
+    """Return an entry as JSON; its tensors are added to *tensors*."""
+    return {
+        "cond": tensors.keep(name, cond),
+        "options": {
+            key: _to_json(
+                record_as_json(value) if key == RECORD_KEY else value, f"{prefix}{key}", tensors
+            )
+            for key, value in options.items()
+        },
+    }
+
+
+def _with_complete_record(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    if RECORD_KEY not in options:
+        return options
+    return {**options, RECORD_KEY: complete_record(options[RECORD_KEY])}
 
 
 def load_conditioning(path: Path) -> list[list[Any]]:
-    """Load what ``save_conditioning`` wrote: equal in order, options, tensors and dtypes."""
+    """Load what ``save_conditioning`` or ComfyUI's Save Conditioning wrote.
+
+    It comes back equal in order, options, tensors and dtypes.
+    """
     try:
         locations, metadata = read_safetensors_header(path)
         tensors = {name: tensor.clone() for name, tensor in read_tensors(locations).items()}
     except UnreadableFileError as error:
         raise ConditioningError(f"{path} cannot be read as conditioning: {error}") from error
     about = conditioning_record(metadata)
-    if about is None:
+    if about is None and CORE_TENSOR not in tensors:
         first = and_more(tensors, 3) or "no tensors"
         raise ConditioningError(
-            f"{path} is a safetensors file, but not one that Save SD2 Conditioning wrote (it holds "
-            f"{first}). Choose a file that this node wrote."
+            f"{path} is a safetensors file, but not one that Save SD2 Conditioning or ComfyUI's "
+            f"Save Conditioning wrote (it holds {first}). Choose a file of one of these nodes."
         )
     try:
+        if about is None:
+            return [_from_core(path, tensors, metadata)]
         return [
-            [tensors[entry["cond"]], _from_json(entry["options"], tensors)]
+            [tensors[entry["cond"]], _with_text_record(_from_json(entry["options"], tensors))]
             for entry in about["entries"]
         ]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConditioningError(
             f"{path} is damaged conditioning: {error!r} is missing or wrong in it. Save it again."
         ) from error
+
+
+def _with_text_record(options: dict[str, Any]) -> dict[str, Any]:
+    if RECORD_KEY in options:
+        options[RECORD_KEY] = record_as_text(options[RECORD_KEY])
+    return options
+
+
+def _from_core(
+    path: Path, tensors: dict[str, torch.Tensor], metadata: Mapping[str, str]
+) -> list[Any]:
+    """Return the entry of a file of ComfyUI's Save Conditioning."""
+    cond = tensors.pop(CORE_TENSOR)
+    width = cond.shape[-1] if cond.dim() else 0
+    if width in CONTEXT_WIDTHS and width != SD2_CONFIG.hidden_size:
+        raise ConditioningError(
+            f"{path} holds conditioning {width} wide, for {CONTEXT_WIDTHS[width]}; that of Stable "
+            f"Diffusion 2.x is {SD2_CONFIG.hidden_size} wide. Use it with its own model, or encode "
+            "the text with Encode SD2 Text."
+        )
+    options: dict[str, Any] = dict(json.loads(metadata.get(CORE_OPTIONS_KEY, "{}")).items())
+    lists: dict[str, dict[int, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        stem, _, index = name.rpartition(".")
+        if index.isdecimal() and index.isascii():
+            lists.setdefault(stem, {})[int(index)] = tensor
+        else:
+            options[name] = tensor
+    for name, items in lists.items():
+        options[name] = [items[index] for index in sorted(items)]
+    return [cond, options]
 
 
 def save_numbered(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import host
 from ..host.model_folders import weight_files
-from ..sd2.errors import OptionError, SD2ClipError
+from ..sd2.errors import NotFiniteError, OptionError, SD2ClipError
 from ..sd2.model.token_weights import plan_weighting, with_normalized_weights
 from ..sd2.sd2_tokenizer import SD2Tokenizer
 from ..sd2.tokens.tokenize_text import PromptSchedule, ScheduledPrompt, tokenize_text
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     import torch
 
     from ..host.interface import Clip, Conditioning, Tokens
+
+log = logging.getLogger("sd2_clip")
 
 
 class WrongClipError(SD2ClipError):
@@ -95,7 +98,7 @@ def encode_text(clip: Clip, text: str, **options: Any) -> EncodedText:
         if prompt.text not in encoded:
             prompt.tokens.log_ignored()
             encoded[prompt.text] = [
-                [cond, {**given, RECORD_KEY: _record(clip, text, prompt, chosen, cond)}]
+                [cond, {**given, RECORD_KEY: _record(clip, text, prompt, chosen)}]
                 for cond, given in _encode_weighted(clip, prompt.tokens, chosen)
             ]
         schedule_of = dict(_schedule_of(prompt))
@@ -134,7 +137,7 @@ def _encode_weighted(clip: Clip, tokens: TokenizedText, options: EncodeOptions) 
     if interpretation == "comfy":  # the text encoder applies it
         plain = normalization == "none"
         pairs = tokens.pairs() if plain else with_normalized_weights(chunks, normalization)
-        return [[_finite(cond), given] for cond, given in _encode(clip, {"h": pairs})]
+        return _encode(clip, {"h": pairs})
     plan = plan_weighting(chunks, interpretation, normalization)
     weightless = [[(value, 1.0) for value in chunk] for chunk in plan.chunks]
     length = len(plan.chunks[0])
@@ -150,46 +153,73 @@ def _encode_weighted(clip: Clip, tokens: TokenizedText, options: EncodeOptions) 
     return conditioning
 
 
-def _finite(cond: torch.Tensor) -> torch.Tensor:
-    """Replace infinities, which weights of 1e38 cause, by the largest finite values."""
-    import torch
-
-    if torch.isinf(cond).any():
-        largest = torch.finfo(cond.dtype).max
-        return cond.clamp(-largest, largest)
-    return cond
-
-
 def _record(
-    clip: Clip,
-    text: str,
-    prompt: ScheduledPrompt,
-    options: EncodeOptions,
-    cond: torch.Tensor,
+    clip: Clip, text: str, prompt: ScheduledPrompt, options: EncodeOptions
 ) -> EncodingRecord:
-    from ..sd2.files.tensor_hash import tensor_digest
-
-    return EncodingRecord(
+    weight = next(clip.cond_stage_model.clip_h.transformer.parameters())
+    return EncodingRecord.of(
         text=text,
         prompt=prompt.text,
         options=options,
         layer=layer_text(clip),
         tokens=prompt.tokens,
-        dtype=str(next(clip.cond_stage_model.clip_h.transformer.parameters()).dtype).removeprefix(
-            "torch."
-        ),
+        dtype=str(weight.dtype).removeprefix("torch."),
         source=getattr(clip.cond_stage_model, "source", None),
         patches=patches_of(clip),
-        cond_digest=tensor_digest(cond),
     )
 
 
 def _encode(clip: Clip, tokens: Tokens) -> Conditioning:
+    """Encode *tokens*; raises NotFiniteError rather than return NaN or infinity."""
+    from ..sd2.model.nonfinite import is_finite
+
+    return [
+        [cond, given]
+        if is_finite(cond, given.get("pooled_output"))
+        else _without_nonfinite(clip, tokens, cond, given)
+        for cond, given in _encode_any(clip, tokens)
+    ]
+
+
+def _encode_any(clip: Clip, tokens: Tokens) -> Conditioning:
     if hasattr(clip, "encode_from_tokens_scheduled"):
         return clip.encode_from_tokens_scheduled(tokens)
     # ComfyUI before December 2024
     cond, pooled = clip.encode_from_tokens(tokens, return_pooled=True)
     return [[cond, {"pooled_output": pooled}]]
+
+
+def _without_nonfinite(
+    clip: Clip, tokens: Tokens, cond: torch.Tensor, given: dict[str, Any]
+) -> list[Any]:
+    """Make an entry finite where that is right, or raise NotFiniteError, which names the cause.
+
+    Token weights of 1e38 cause infinities; these become the largest finite values.
+    """
+    import torch
+
+    from ..sd2.model.nonfinite import explain, find_nonfinite, is_finite
+
+    weightless = {"h": [[(pair[0], 1.0) for pair in chunk] for chunk in tokens["h"]]}
+
+    def encode() -> list[torch.Tensor | None]:
+        return [
+            tensor
+            for cond, given in _encode_any(clip, weightless)
+            for tensor in (cond, given.get("pooled_output"))
+        ]
+
+    origin = find_nonfinite(clip.cond_stage_model.clip_h.transformer, encode)
+    if origin is None:
+        largest = torch.finfo(cond.dtype).max
+        return [cond.clamp(-largest, largest), given]
+    source = getattr(clip.cond_stage_model, "source", None)
+    message = explain(origin, source, patches_of(clip))
+    if source is not None or not is_finite(cond):
+        raise NotFiniteError(message)
+    # ComfyUI's loader leaves layer 24 of a file with 23 layers as unset memory.
+    log.warning("The pooled vector is set to zeros, all else is right. %s", message)
+    return [cond, {**given, "pooled_output": torch.zeros_like(given["pooled_output"])}]
 
 
 def layer_text(clip: Clip) -> str:

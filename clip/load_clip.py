@@ -94,6 +94,7 @@ def load_clip(
         placeholder_projection=projection_absent,
         notes=notes,
         stamps=tuple(map(FileStamp.of, checkpoint.files)),
+        header_sha256=checkpoint.header_digest(),
         read=lambda: read()[2],
     )
     clip = runs_in.build_clip(

@@ -57,6 +57,8 @@ class EncoderSource:
     """What else a user should know, such as a request that could not be met."""
     stamps: tuple[FileStamp, ...] = field(repr=False)
     """Of all files that were read."""
+    header_sha256: str = field(repr=False)
+    """``Checkpoint.header_digest`` of them."""
     read: Callable[[], Mapping[str, torch.Tensor]] = field(repr=False)
     """Reads the state dict that the model was built from again."""
 

@@ -15,7 +15,8 @@ import torch
 from ..clip.load_clip import load_clip, parse_dtype
 from ..host.interface import Clip
 from ..sd2.config import CONTEXT_LENGTH, END_TOKEN
-from ..sd2.errors import OptionError, SD2ClipError
+from ..sd2.errors import NotFiniteError, OptionError
+from ..sd2.model.nonfinite import explain, find_nonfinite
 from ..sd2.tokens.bpe import clip_tokenizer
 from ..sd2.tokens.chunks import MAX_TEXT_TOKENS, pad_chunk
 from .tokenizers import TOKENIZERS, content_id, tokenize
@@ -35,10 +36,6 @@ def _caption(value: Any) -> str:
     if not isinstance(value, str):
         raise OptionError(f"A caption of the batch is not a text but {value!r:.80}.")
     return value
-
-
-class NotFiniteError(SD2ClipError):
-    """An embedding contains NaN or infinity, which no trainer should get."""
 
 
 class CaptionEncoder:
@@ -177,10 +174,21 @@ class CaptionEncoder:
                 first = clip_tokenizer().decode(tokens[1 : tokens.index(END_TOKEN, 1)])
                 raise NotFiniteError(
                     f"{int((~finite).sum())} of {len(finite)} captions have NaN or infinity in "
-                    f"{name}, first {first[:80]!r}. Use fp32 for both dtype and store; if the "
-                    f"error remains, {self.checkpoint} is damaged."
+                    f"{name}, first {first[:80]!r}. {self._cause(chunks)}"
                 )
         return results
+
+    def _cause(self, chunks: Sequence[Sequence[int]]) -> str:
+        """Say in a sentence why the embeddings of *chunks* are not finite."""
+        encoder = self.clip.cond_stage_model.clip_h
+        with torch.no_grad():
+            origin = find_nonfinite(
+                encoder.transformer,
+                lambda: encoder.encode_chunks(chunks, len(chunks) if self.pooled else 0),
+            )
+        if origin is None:
+            return f"They are too large for {self._store}: store bf16 or fp32."
+        return explain(origin, self.clip.cond_stage_model.source)
 
     def __call__(self, batch: Any) -> Any:
         """Return *batch* with the embeddings of its captions: for ``map_batches`` and ``map``.

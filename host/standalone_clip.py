@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from ..sd2.errors import NotFiniteError
+from ..sd2.model.nonfinite import explain, find_nonfinite, is_finite
 from ..sd2.sd2_clip import SD2ClipModel
 from ..sd2.sd2_tokenizer import SD2Tokenizer
 from .interface import Conditioning, Tokens, WeightChange
@@ -72,6 +74,8 @@ class StandaloneClip:
         *cond* is (1, 77 * chunks, 1024), *pooled* (1, 1024), in float32 on the CPU.
         ``return_pooled="unprojected"`` omits the text projection. The last block is computed only
         if *pooled* or its states are requested.
+
+        Raises NotFiniteError rather than return NaN or infinity, unless token weights cause it.
         """
         model = self.cond_stage_model
         # no_grad, not inference_mode: the result may be the input of layers in training.
@@ -84,9 +88,21 @@ class StandaloneClip:
             cond, pooled = model.encode_token_weights(
                 tokens, return_pooled=bool(return_pooled or return_dict)
             )
+            if not is_finite(cond, pooled):
+                self._refuse_nonfinite(tokens)
         if return_dict:
             return {"cond": cond, "pooled_output": pooled}
         return (cond, pooled) if return_pooled else cond
+
+    def _refuse_nonfinite(self, tokens: Tokens) -> None:
+        """Raise NotFiniteError if the encoder itself, without token weights, is not finite."""
+        model = self.cond_stage_model
+        weightless = {"h": [[(pair[0], 1.0) for pair in chunk] for chunk in tokens["h"]]}
+        origin = find_nonfinite(
+            model.inner.transformer, lambda: model.encode_token_weights(weightless)
+        )
+        if origin is not None:
+            raise NotFiniteError(explain(origin, model.source, self.patches))
 
     def encode_from_tokens_scheduled(
         self,

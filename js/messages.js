@@ -18,6 +18,8 @@ export const ENGLISH = {
   chunkBorder: "chunk {number}",
   cut: "split across chunks: {words}",
   ignored: "embedding:{name} is ignored: {reason}",
+  choices: "Each run draws one option of every choice in braces; the longest are counted here.",
+  drawsOwn: "Inspect SD2 Text draws its own options; those of Encode SD2 Text may differ.",
   linked: "The text comes from another node; its tokens are not known before a run.",
   empty: "Type a prompt to see its tokens.",
   layer: "layer {number} of {count}",

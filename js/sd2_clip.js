@@ -23,7 +23,8 @@ import { fetchFile, fetchTranslations } from "./server.js";
 import { absoluteLayer, LAYERS } from "./token_view.js";
 import { createTokenMeter } from "./token_meter.js";
 
-const TEXT_NODES = ["EncodeSD2Text", "InspectSD2Text"];
+const INSPECTOR = "InspectSD2Text";
+const TEXT_NODES = ["EncodeSD2Text", INSPECTOR];
 const LOADERS = [LOADER, "LoadSD2CLIPLora"];
 const SAVER = "SaveSD2Conditioning";
 const NODES = [...LOADERS, ...TEXT_NODES, SAVER, "LoadSD2Conditioning"];
@@ -114,7 +115,7 @@ function attachPanel(node) {
   const text = widgetOf(node, "text");
   if (TEXT_NODES.includes(node.comfyClass ?? "") && text) {
     const completion = createCompletion(options);
-    const meter = createTokenMeter(options);
+    const meter = createTokenMeter(options, node.comfyClass === INSPECTOR);
     parts.push({ root: completion.root }, { root: meter.root, measure: measureMeter(meter) });
     refreshers.push(() => {
       meter.root.hidden = !isEnabled(METER);

@@ -26,8 +26,9 @@ const MAX_PARTS = 3;
 
 /**
  * @param {{translate: Translate, changed: () => void}} options `changed` is called when the height may be new
+ * @param {boolean} drawsOwn whether the node draws its own options of {a|b}, for show
  */
-export function createTokenMeter({ translate, changed }) {
+export function createTokenMeter({ translate, changed }, drawsOwn) {
   const counts = element("span", "sd2c-counts");
   const layer = element("span", "sd2c-layer");
   const bars = element("div", "sd2c-bars");
@@ -59,7 +60,7 @@ export function createTokenMeter({ translate, changed }) {
         countsContent(answer, largest, translate),
         countsOf(largest).perChunk.map((count) => bar(count, capacityOf(largest))),
         chipsContent(answer, translate),
-        notesContent(answer, translate),
+        notesContent(answer, drawsOwn, translate),
       );
     }
   });
@@ -182,11 +183,15 @@ function chipElement(chip, translate) {
   return root;
 }
 
-/** @param {Answer} answer @param {Translate} translate @returns {Content} */
-function notesContent(answer, translate) {
+/** @param {Answer} answer @param {boolean} drawsOwn @param {Translate} translate @returns {Content} */
+function notesContent(answer, drawsOwn, translate) {
   /** @type {Map<string, string>} text to class name: parts repeat each other's notes */
   const notes = new Map();
   if (answer.obstacle) notes.set(answer.obstacle, "sd2c-bad");
+  if (answer.has_choices) {
+    notes.set(translate("choices"), "");
+    if (drawsOwn) notes.set(translate("drawsOwn"), "");
+  }
   for (const tokens of answer.parts) {
     const { spilled } = countsOf(tokens);
     if (spilled > 0) notes.set(translate("spill", { n: spilled, number: 2 }), "");

@@ -8,7 +8,7 @@
  *   cut_words: string[], embeddings: {name: string, vectors: number}[],
  *   ignored: {name: string, reason: string}[], warnings: string[], when?: string}} Tokens
  * @typedef {{parts: Tokens[], part_count: number, warnings: string[],
- *   obstacle: string | null}} Answer of /sd2_clip/tokenize; most texts have one part
+ *   obstacle: string | null, has_choices: boolean}} Answer of /sd2_clip/tokenize; most texts have one part
  * @typedef {{text: string, weight: number, kind: string, ids: (number | null)[],
  *   joinsNext: boolean, endsRun: boolean}} Chip
  * @typedef {{number: number, count: number, chips: Chip[]}} Chunk

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import host
 from ..host.model_folders import ModelNotFoundError, locate, weight_files
+from ..sd2.files.file_kinds import is_conditioning_file
 
 if TYPE_CHECKING:
     from ..host.interface import Conditioning
@@ -17,11 +18,35 @@ FROM_OUTPUT = " [output]"
 """ComfyUI's suffix for a file of the output folder in a list of input files."""
 
 
+FROM_EMBEDDINGS = " [embeddings]"
+"""The same for models/embeddings, where ComfyUI's Load Conditioning wants its files."""
+
+SMALLEST_FILE = 77 * 768 * 2
+"""Bytes of one chunk in half precision. A smaller file of models/embeddings is not opened, because
+there may be thousands of textual inversions."""
+
+
+def _names() -> list[str]:
+    """List the files that Load SD2 Conditioning offers."""
+    current = host.current()
+    found = weight_files(current.input_directory(), [".safetensors"])
+    saved = weight_files(current.output_directory(), [".safetensors"])
+    found += [name + FROM_OUTPUT for name in saved]
+    for folder in current.model_folders("embeddings"):
+        for name in weight_files(folder, [".safetensors"]):
+            if is_conditioning_file(folder / name, SMALLEST_FILE):
+                found.append(name + FROM_EMBEDDINGS)
+    return list(dict.fromkeys(found))
+
+
 def _resolve(conditioning_name: str) -> Path:
     name = conditioning_name.replace("\\", "/")
-    folders = [host.current().input_directory(), host.current().output_directory()]
+    current = host.current()
+    folders = [current.input_directory(), current.output_directory()]
     if name.endswith(FROM_OUTPUT):
         name, folders = name.removesuffix(FROM_OUTPUT), folders[1:]
+    elif name.endswith(FROM_EMBEDDINGS):
+        name, folders = name.removesuffix(FROM_EMBEDDINGS), [*current.model_folders("embeddings")]
     for folder in folders:
         path = locate(folder, name)
         if path is not None:
@@ -71,14 +96,14 @@ class SaveSD2Conditioning:
         prompt: Any = None,
         extra_pnginfo: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
-        from ..clip.provenance import save_with_record
+        from ..clip.conditioning_file import save_numbered
 
         workflow: dict[str, str] = {}
         if prompt is not None and host.current().embeds_workflows():
             documents = {"prompt": prompt, **(extra_pnginfo or {})}
             workflow = {key: json.dumps(value) for key, value in documents.items()}
         folder = host.current().output_directory()
-        path = save_with_record(folder, filename_prefix, conditioning, workflow)
+        path = save_numbered(folder, filename_prefix, conditioning, workflow)
         subfolder = path.parent.relative_to(os.path.abspath(folder)).as_posix()
         shapes = [str(list(cond.shape)) for cond, _ in conditioning]
         saved = {"filename": path.name, "subfolder": "" if subfolder == "." else subfolder}
@@ -95,7 +120,10 @@ class LoadSD2Conditioning:
 
     TITLE = "Load SD2 Conditioning"
     CATEGORY = "SD2"
-    DESCRIPTION = "Loads conditioning that Save SD2 Conditioning wrote; no text encoder is needed."
+    DESCRIPTION = (
+        "Loads conditioning that Save SD2 Conditioning or ComfyUI's Save Conditioning wrote; no "
+        "text encoder is needed."
+    )
     SEARCH_ALIASES = ["load conditioning", "cached prompt"]
     RETURN_TYPES = ("CONDITIONING",)
     OUTPUT_TOOLTIPS = ("The conditioning as it was saved.",)
@@ -103,14 +131,11 @@ class LoadSD2Conditioning:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        current = host.current()
-        names = weight_files(current.input_directory(), [".safetensors"])
-        saved = weight_files(current.output_directory(), [".safetensors"])
         return {
             "required": {
                 "conditioning_name": (
-                    names + [name + FROM_OUTPUT for name in saved],
-                    {"tooltip": "A file of the input folder, or of the output folder."},
+                    _names(),
+                    {"tooltip": "A file of the input folder, the output folder or embeddings."},
                 )
             }
         }

@@ -17,6 +17,8 @@ TEXT_INPUT = (
     {
         "multiline": True,
         "default": "",
+        # The editor resolves {a|b} and comments before a run.
+        "dynamicPrompts": True,
         "tooltip": "The prompt. (word:1.3) weights a word, embedding:name inserts a textual "
         "inversion, \\( and \\) are plain brackets.",
     },

@@ -16,10 +16,11 @@ from .. import host
 from ..host.model_folders import weight_files
 from ..sd2.errors import SD2ClipError
 from ..sd2.files.checkpoint import open_checkpoint
-from ..sd2.files.file_kinds import EMBEDDING_SUFFIXES
+from ..sd2.files.file_kinds import EMBEDDING_SUFFIXES, is_conditioning_file
 from .clip_files import inspect_file, resolve_clip, suggest_files
 
 if TYPE_CHECKING:
+    from ..sd2.tokens.tokenize_text import PromptSchedule
     from ..sd2.tokens.tokenized_text import TokenizedText
 
 LONGEST_TEXT = 100_000
@@ -28,12 +29,17 @@ LONGEST_TEXT = 100_000
 MOST_PROMPTS = 12
 """Prompts of one text that the panel shows; prompt editing can make thousands."""
 
+MOST_COUNTED = 500_000
+"""Characters of the options of all choices {a|b} up to which their tokens are counted; beyond, the
+option with the most characters is the longest."""
+
 
 def tokenize(given: dict[str, Any]) -> dict[str, Any]:
     """POST /sd2_clip/tokenize ``{"text", …}``: the tokens of a text, without a model.
 
-    The body may have any of ``EncodeOptions``. The answer's ``parts`` are the prompts of the text:
-    one, unless A1111's syntax makes several.
+    The body may have any of ``EncodeOptions``. The text is that of an editor's widget: comments are
+    left out, and of each choice ``{a|b}`` the longest option is counted (``has_choices``). The
+    answer's ``parts`` are the prompts of the text: one, unless A1111's syntax makes several.
     """
     from ..clip.encode_options import ENCODE_OPTIONS, EncodeOptions
     from ..clip.encode_text import tokenize_with
@@ -47,7 +53,11 @@ def tokenize(given: dict[str, Any]) -> dict[str, Any]:
     folders = [str(folder) for folder in host.current().model_folders("embeddings")]
     try:
         options = EncodeOptions(**{name: given[name] for name in ENCODE_OPTIONS if name in given})
-        schedule = tokenize_with(SD2Tokenizer(embedding_directory=folders), text, options)
+        tokenizer = SD2Tokenizer(embedding_directory=folders)
+        resolved, has_choices = _longest(
+            text, lambda option: _token_count(tokenize_with(tokenizer, option, options))
+        )
+        schedule = tokenize_with(tokenizer, resolved, options)
     except SD2ClipError as error:
         return {"error": str(error)}
     return {
@@ -58,7 +68,27 @@ def tokenize(given: dict[str, Any]) -> dict[str, Any]:
         "part_count": len(schedule.prompts),
         "warnings": list(schedule.warnings),
         "obstacle": schedule.error,
+        "has_choices": has_choices,
     }
+
+
+def _longest(text: str, count: Callable[[str], int]) -> tuple[str, bool]:
+    """Resolve a widget's text to its longest form by *count*; tell whether it has choices."""
+    from ..sd2.syntax.dynamic_prompt import longest_choice
+
+    has_choices = False
+    measured = count if text.count("|") * len(text) <= MOST_COUNTED else len
+
+    def measure(option: str) -> int:
+        nonlocal has_choices
+        has_choices = True
+        return measured(option)
+
+    return longest_choice(text, measure), has_choices
+
+
+def _token_count(schedule: PromptSchedule) -> int:
+    return max(prompt.tokens.token_count for prompt in schedule.prompts)
 
 
 def _as_json(tokens: TokenizedText) -> dict[str, Any]:
@@ -109,7 +139,7 @@ def embeddings(given: dict[str, Any]) -> dict[str, Any]:
         for file in weight_files(folder, EMBEDDING_SUFFIXES):
             path = folder / file
             name = Path(file).with_suffix("").as_posix()
-            if name not in found:
+            if name not in found and not is_conditioning_file(path):
                 try:
                     vectors, width = _size(path, path.stat().st_mtime_ns)
                 except OSError:

@@ -32,8 +32,10 @@ CONTEXT_WIDTHS = {
     1024: "Stable Diffusion 2.x",
     1280: "the SDXL refiner",
     2048: "SDXL",
+    3584: "Qwen-Image (Qwen2.5-VL)",
+    4096: "Flux, SD3 and others with T5-XXL",
 }
-"""Whose UNet attends to conditioning of this width."""
+"""Whose diffusion model attends to conditioning of this width."""
 
 
 @dataclass(frozen=True)

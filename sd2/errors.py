@@ -32,6 +32,10 @@ class OptionError(SD2ClipError, ValueError):
     """An option has a value that cannot be honoured."""
 
 
+class NotFiniteError(SD2ClipError):
+    """An encoding holds NaN or infinity, which makes black pictures and spoils training."""
+
+
 def and_more(items: Collection[str], limit: int = 5, separator: str = ", ") -> str:
     """The first *limit* of *items*, and how many more there are: "a, b and 3 more"."""
     shown = separator.join(islice(items, limit))

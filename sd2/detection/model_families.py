@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..config import CONTEXT_WIDTHS, TEXT_ENCODER_WIDTHS, TextEncoderConfig
 from ..errors import and_more
 from ..files.checkpoint import Checkpoint, TensorInfo
-from ..files.file_kinds import conditioning_record
+from ..files.file_kinds import USE_CONDITIONING_LOADER, is_conditioning
 from .clip_towers import Tower
 
 FAMILY = "Stable Diffusion 2.x (OpenCLIP ViT-H/14)"
@@ -155,9 +155,8 @@ class _Names:
 
 
 def _conditioning(names: _Names) -> str | None:
-    if conditioning_record(names.metadata) is not None:
-        return "saved conditioning. Use Load SD2 Conditioning"
-    return None
+    shapes = {name: info.shape for name, info in names.tensors.items()}
+    return USE_CONDITIONING_LOADER if is_conditioning(shapes, names.metadata) else None
 
 
 def _lora(names: _Names) -> str | None:

@@ -6,6 +6,8 @@ nor numpy.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import stat
 import struct
@@ -82,6 +84,12 @@ class Checkpoint:
             return False
         data = read_elements(location, first, count)
         return bool(data) and not any(data)
+
+    def header_digest(self) -> str:
+        """Return a SHA-256 over names, shapes and dtypes of all tensors, and the metadata."""
+        shapes = {name: [info.dtype, info.shape] for name, info in self.tensors.items()}
+        header = json.dumps([shapes, dict(self.metadata)], sort_keys=True)
+        return hashlib.sha256(header.encode()).hexdigest()
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:

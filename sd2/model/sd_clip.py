@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..config import DEFAULT_LOGIT_SCALE, TextEncoderConfig
 from ..errors import LayerError, OptionError
 from .encoder_setup import SETUP_KEY, EncoderSetup
+from .nonfinite import explain, find_nonfinite, is_finite
 from .text_model import CLIPTextModel, EncoderLayer, KVCache
 
 log = logging.getLogger("sd2_clip")
@@ -324,7 +325,19 @@ class SDClipModel(nn.Module):
             w = w.view(sections, *[1] * (z.dim() - 3), length, 1)
             z = torch.where(w == 1.0, z, (z - empty) * w + empty)
         cond = z if sections == 1 else torch.cat(list(z), dim=-2).unsqueeze(0)
-        return cond.to(self.setup.output_device), pooled.to(self.setup.output_device)
+        cond, pooled = cond.to(self.setup.output_device), pooled.to(self.setup.output_device)
+        # Where the result stays on a device, looking at it would wait for the device.
+        if cond.device.type == "cpu" and not is_finite(cond, pooled):
+            self._warn_of_nonfinite(chunks)
+        return cond, pooled
+
+    def _warn_of_nonfinite(self, chunks: Sequence[Sequence[Entry]]) -> None:
+        """Log once for each cause that results hold NaN or infinity."""
+        origin = find_nonfinite(self.transformer, lambda: self.encode_chunks(chunks, len(chunks)))
+        if origin is None:
+            self._warn_once("the encoding holds infinity: a token weight is too large")
+        else:
+            self._warn_once(explain(origin, self.setup.source).removesuffix("."))
 
     def load_sd(self, sd: Mapping[str, Tensor]) -> Any:
         """Load ``text_model.*`` and ``text_projection.weight``; returns (missing, unexpected).

@@ -1,9 +1,10 @@
 """Parses A1111's prompt syntax into prompts, each with its time, strength and weighted segments.
 
 The syntax as users of AUTOMATIC1111's web UI and Forge know it, in the order in which they apply
-it: ``<lora:name:1>`` and other extra networks are taken out; ``AND`` separates prompts, each with
-``:weight`` at its end; prompt editing (``a1111_schedule``) turns each into texts that follow each
-other in time; each of those has brackets and ``BREAK`` (``a1111_attention``).
+it: ``#`` begins a comment, to the end of the line, whatever stands before it; ``<lora:name:1>`` and
+other extra networks are taken out; ``AND`` separates prompts, each with ``:weight`` at its end;
+prompt editing (``a1111_schedule``) turns each into texts that follow each other in time; each of
+those has brackets and ``BREAK`` (``a1111_attention``).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from .a1111_attention import parse_attention
 from .a1111_schedule import parse_schedule
 from .segments import Section
 
+_COMMENT = re.compile("#[^\n]*")
 _AND = re.compile(r"\bAND\b")
 _AND_WEIGHT = re.compile(r"[-+]?(?:\d+\.?|\d*\.\d+)")
 _EXTRA_NETWORK = re.compile(r"<(\w+):")
@@ -46,12 +48,15 @@ class A1111Text:
     warnings: tuple[str, ...] = ()
     extra_networks: tuple[str, ...] = ()
     """``<lora:…>`` and others, as written; they are not applied."""
+    comments: int = 0
+    """How many were left out."""
     error: str | None = None
     """Error message if this text cannot be expressed as conditioning, else None."""
 
 
 def parse_a1111(text: str, steps: int | None = None) -> A1111Text:
     """Parse *text* as A1111 does; *steps* of sampling are for prompt editing that counts them."""
+    text, comments = _COMMENT.subn("", text)
     text, extra_networks = take_extra_networks(text)
     warnings: list[str] = []
     if extra_networks:
@@ -75,7 +80,9 @@ def parse_a1111(text: str, steps: int | None = None) -> A1111Text:
         warnings.append(_cfg_warning(strengths, total))
     error = _average_error(strengths, total) if total <= 0 and len(strengths) > 1 else None
     unique = tuple(dict.fromkeys(warnings))
-    return A1111Text(tuple(prompts), tuple(strengths), unique, tuple(extra_networks), error)
+    return A1111Text(
+        tuple(prompts), tuple(strengths), unique, tuple(extra_networks), comments, error
+    )
 
 
 def take_extra_networks(text: str) -> tuple[str, list[str]]:

@@ -17,6 +17,7 @@ import torch
 
 from ..config import TEXT_ENCODER_WIDTHS
 from ..errors import SD2ClipError, and_more
+from ..files.file_kinds import USE_CONDITIONING_LOADER, is_conditioning
 from ..files.limits import MAX_VECTORS
 from ..files.png_text import PNG_SIGNATURE, read_png_texts
 from ..files.safetensors_header import looks_like_safetensors, read_safetensors_header
@@ -167,7 +168,9 @@ def _misfit(shapes: Mapping[str, tuple[int, ...]], width: int) -> str:
 def _read_safetensors(
     path: Path, width: int, key: str
 ) -> tuple[list[torch.Tensor], tuple[str, ...]]:
-    locations, _ = read_safetensors_header(path)
+    locations, metadata = read_safetensors_header(path)
+    if is_conditioning({name: place.shape for name, place in locations.items()}, metadata):
+        raise UnusableEmbeddingError(f"it is {USE_CONDITIONING_LOADER}")
     # Shapes first: the file may be a LoRA, or a whole model by mistake.
     shapes = {
         name: locations[name].shape

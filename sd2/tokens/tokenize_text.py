@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..syntax.a1111 import parse_a1111
+from ..syntax.a1111_marks import a1111_hint
 from .sd_tokenizer import SDTokenizer, require_text
 from .tokenized_text import TokenizedText
 
@@ -46,6 +47,8 @@ class PromptSchedule:
     """About the text as a whole; the tokens of each prompt have their own."""
     error: str | None = None
     """Error message if this text cannot be expressed as conditioning, else None."""
+    comments: int = 0
+    """How many were left out."""
 
     @property
     def is_plain(self) -> bool:
@@ -56,6 +59,9 @@ class PromptSchedule:
         """Report on the tokens of each prompt, one line for each fact."""
         count = len(self.prompts)
         lines = [] if self.is_plain else [f"{count} parts, by time of sampling (0 to 1)"]
+        if self.comments:
+            noun = "comment" if self.comments == 1 else "comments"
+            lines.append(f"left out: {self.comments} {noun} (# to the end of the line)")
         for prompt in self.prompts[:LISTED_PROMPTS]:
             if not self.is_plain:
                 lines.append(f"[{prompt.when()}] {_shortened(prompt.text)}")
@@ -98,7 +104,9 @@ def tokenize_text(
 def _tokenize_comfy(
     tokenizer: SDTokenizer, text: str, steps: int, keep_words: bool
 ) -> PromptSchedule:
-    return PromptSchedule((ScheduledPrompt(text, tokenizer.tokenize(text, keep_words=keep_words)),))
+    prompt = ScheduledPrompt(text, tokenizer.tokenize(text, keep_words=keep_words))
+    hint = a1111_hint(text)
+    return PromptSchedule((prompt,), () if hint is None else (hint,))
 
 
 def _tokenize_a1111(
@@ -115,7 +123,7 @@ def _tokenize_a1111(
         tokens = tokenized[prompt.text]
         strength = prompt.strength if len(parsed.strengths) > 1 else None
         prompts.append(ScheduledPrompt(prompt.text, tokens, prompt.start, prompt.end, strength))
-    return PromptSchedule(tuple(prompts), parsed.warnings, parsed.error)
+    return PromptSchedule(tuple(prompts), parsed.warnings, parsed.error, parsed.comments)
 
 
 _SYNTAXES: Mapping[str, Callable[[SDTokenizer, str, int, bool], PromptSchedule]] = {

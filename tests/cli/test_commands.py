@@ -65,7 +65,7 @@ def test_run_leaves_conditioning_on_disk(workflow, folder, tmp_path):
     ((cond, options),) = load_conditioning(path)
     assert cond.shape == (1, 77, 1024)
     assert cond.isfinite().all()
-    assert options["sd2_clip"]["layer"].startswith("layer 23 of 24")
+    assert json.loads(options["sd2_clip"])["layer"].startswith("layer 23 of 24")
     assert f"saved {path}: [1, 77, 1024]" in done.stdout
     assert "8 tokens, 1 chunk of 77" in done.stdout
 

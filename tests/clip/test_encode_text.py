@@ -16,7 +16,8 @@ from sd2_clip.clip.encode_text import (
     tokenizer_for,
 )
 from sd2_clip.clip.load_clip import load_clip
-from sd2_clip.sd2.errors import OptionError
+from sd2_clip.host.standalone_clip import StandaloneClip
+from sd2_clip.sd2.errors import NotFiniteError, OptionError
 
 EXPECTED = load_file(tiny.GOLDEN / "encode.safetensors")
 ADV = [case for case in tiny.adv_cases() if int(case["id"]) % 7 == 0]
@@ -222,3 +223,97 @@ def test_with_a1111_any_word_may_name_an_embedding(standalone, tmp_path):
     layouts.save_safetensors({"emb_params": torch.zeros(1, 32)}, folder / "style.safetensors")
     assert embeddings_fingerprint("a style", "a1111") != before
     assert embeddings_fingerprint("a style") == ""
+
+
+BROKEN = "text_model.encoder.layers.1.mlp.fc1.weight"
+
+
+def broken_file(folder, *, value=float("nan"), name=BROKEN, names=None):
+    """Write the tiny encoder with one value that is not finite, as a broken download has it."""
+    tensors = {key: tensor.float() for key, tensor in tiny.state_dict().items()}
+    tensors[name].view(-1)[99 % tensors[name].numel()] = value
+    if names is not None:
+        tensors = names(tensors)
+    return layouts.save_safetensors(tensors, folder / "broken.safetensors")
+
+
+def loaded(path):
+    return load_clip(path, device="cpu", dtype="fp32", model_options=tiny.MODEL_OPTIONS)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("options", [
+    {}, {"weight_interpretation": "compel"}, {"weight_interpretation": "A1111"},
+    {"syntax": "a1111"}, {"token_normalization": "mean"},
+], ids=str)  # fmt: skip
+def test_an_encoding_that_is_not_finite_is_an_error_that_names_the_tensor(
+    value, options, standalone, tmp_path
+):
+    clip = loaded(broken_file(tmp_path, value=value))
+    with pytest.raises(NotFiniteError, match=rf"broken\.safetensors is damaged: .*{BROKEN}"):
+        encode_text(clip, "a (cat:1.2)", **options)
+
+
+@pytest.mark.parametrize("name", ["text_projection.weight", "text_model.final_layer_norm.bias"])
+def test_a_pooled_vector_or_a_norm_that_is_not_finite_is_an_error_too(name, standalone, tmp_path):
+    with pytest.raises(NotFiniteError, match=name):
+        encode_text(loaded(broken_file(tmp_path, value=float("inf"), name=name)), "a cat")
+
+
+def test_the_tensor_is_named_as_in_the_file_too(standalone, tmp_path):
+    path = broken_file(tmp_path, names=layouts.openclip)
+    with pytest.raises(NotFiniteError, match=rf"{BROKEN} .*in the file: .*resblocks\.1\.mlp"):
+        encode_text(loaded(path), "a cat")
+
+
+def test_the_layer_and_a_dtype_are_named_where_all_weights_are_finite(standalone, tmp_path):
+    name = "text_model.encoder.layers.2.layer_norm1.weight"
+    path = broken_file(tmp_path, value=3.4e38, name=name)
+    with pytest.raises(NotFiniteError, match=r"all weights are finite, .* at layer 3"):
+        encode_text(loaded(path), "a cat")
+
+
+def test_a_weight_that_only_fp16_cannot_hold_is_no_damage(standalone, tmp_path):
+    path = broken_file(tmp_path, value=1e5)
+    encode_text(loaded(path), "a cat")
+    clip = load_clip(path, device="cpu", dtype="fp16", model_options=tiny.MODEL_OPTIONS)
+    with pytest.raises(NotFiniteError, match=rf"{BROKEN} .*as float16. Set dtype .* to fp32"):
+        encode_text(clip, "a cat")
+    clip = load_clip(
+        broken_file(tmp_path), device="cpu", dtype="fp16", model_options=tiny.MODEL_OPTIONS
+    )
+    with pytest.raises(NotFiniteError, match=r"broken\.safetensors is damaged"):
+        encode_text(clip, "a cat")
+
+
+def test_a_lora_that_broke_a_weight_is_named(clip):
+    clip = clip.clone()
+    weight = f"clip_h.transformer.{BROKEN}"
+    clip.add_patches({weight: lambda weight, _: weight * float("inf")})
+    with pytest.raises(NotFiniteError, match="after a LoRA or a merge changed it"):
+        encode_text(clip, "a cat")
+
+
+def test_a_pooled_vector_of_unset_memory_is_zeroed_for_another_loaders_clip(
+    clip, foreign, caplog, monkeypatch
+):
+    model = clip.cond_stage_model
+    expected = encode_text(foreign, "a cat").conditioning
+    model.clip_h.setup = replace(model.clip_h.setup, source=None, cache=None)
+    model.clip_h.transformer.text_projection.weight.data.fill_(float("nan"))
+    monkeypatch.setattr(StandaloneClip, "_refuse_nonfinite", lambda *_: None)  # as ComfyUI's
+    [[cond, options]] = encode_text(foreign, "a cat").conditioning
+    assert torch.equal(cond, expected[0][0])
+    assert not options["pooled_output"].any()
+    assert "text_projection.weight holds NaN" in caplog.text
+    foreign.layer_idx = None
+    model.clip_h.transformer.text_model.final_layer_norm.weight.data.fill_(float("nan"))
+    with pytest.raises(NotFiniteError, match="Load the file with Load SD2 CLIP"):
+        encode_text(foreign, "a cat")
+
+
+def test_a_sound_encoding_is_not_searched(clip, monkeypatch):
+    from sd2_clip.sd2.model import nonfinite
+
+    monkeypatch.setattr(nonfinite, "find_nonfinite", None)
+    encode_text(clip, "a (cat:1.3)")

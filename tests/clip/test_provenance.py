@@ -9,11 +9,14 @@ import weakref
 import layouts
 import pytest
 import torch
+from core_conditioning import read_core, write_core
 from safetensors import safe_open
+from safetensors.torch import save_file
+from sd2_clip.clip import provenance
+from sd2_clip.clip.conditioning_file import load_conditioning, save_numbered
 from sd2_clip.clip.encode_options import ENCODE_OPTIONS
 from sd2_clip.clip.encode_text import encode_text
 from sd2_clip.clip.load_clip import load_clip
-from sd2_clip.clip.provenance import EncodingRecord, save_with_record
 from sd2_clip.sd2.lora.lora_file import read_lora
 
 TEXT = "a (cat:1.2) and embedding:style"
@@ -39,9 +42,10 @@ def loaded(tmp_path, **options):
 
 
 def records(folder, conditioning, workflow=()):
-    path = save_with_record(folder / "output", "x", conditioning, dict(workflow))
+    path = save_numbered(folder / "output", "x", conditioning, dict(workflow))
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
+    metadata.pop("conditioning_options", None)
     entries = json.loads(metadata.pop("sd2_clip"))["entries"]
     return [entry["options"]["sd2_clip"] for entry in entries], metadata
 
@@ -56,7 +60,7 @@ def test_a_saved_file_says_how_it_was_made(clip, tmp_path):
     assert record["weights"]["tensors_sha256"] == clip.cond_stage_model.source.digest()
     assert [one["name"] for one in record["embeddings"]] == ["style"]
     assert len(record["embeddings"][0]["sha256"]) == 64
-    assert record["changed_since_encoding"] is False
+    assert "changed_since_encoding" not in record
     assert {"version", "warnings", "ignored"} <= set(record)
 
 
@@ -76,31 +80,59 @@ def test_each_prompt_of_a_text_is_recorded(clip, tmp_path):
     ]  # fmt: skip
 
 
-def test_weights_and_tensors_are_hashed_once_for_a_prompt_that_comes_back(
+def test_the_record_is_text_that_names_the_file_without_hashing_weights(clip, monkeypatch):
+    monkeypatch.setattr(type(clip.cond_stage_model.source), "digest", None)
+    [(_, options)] = encode_text(clip, TEXT).conditioning
+    assert isinstance(options["sd2_clip"], str)
+    weights = json.loads(options["sd2_clip"])["weights"]
+    path = clip.cond_stage_model.source.detection.path
+    assert (weights["file"], weights["bytes"]) == (str(path), path.stat().st_size)
+    assert len(weights["header_sha256"]) == 64
+    assert "tensors_sha256" not in weights
+
+
+def test_files_with_other_headers_have_other_fingerprints(clip, tmp_path):
+    path = tmp_path / "models/clip/sd2.safetensors"
+    first = clip.cond_stage_model.source.header_sha256
+    assert loaded(tmp_path).cond_stage_model.source.header_sha256 == first
+    save_file(layouts.canonical_encoder(), path, {"made": "again"})
+    assert loaded(tmp_path).cond_stage_model.source.header_sha256 != first
+
+
+def test_changes_of_weights_are_hashed_once_for_a_prompt_that_comes_back(
     clip, tmp_path, monkeypatch
 ):
     conditioning = encode_text(clip, "[cat|dog]", syntax="a1111", steps=9).conditioning
     written = []
-    as_json = EncodingRecord.as_json
-    monkeypatch.setattr(
-        EncodingRecord, "as_json", lambda self, cond: written.append(self) or as_json(self, cond)
-    )
+    source = type(clip.cond_stage_model.source)
+    digest = source.digest
+    monkeypatch.setattr(source, "digest", lambda self: written.append(self) or digest(self))
     records(tmp_path, conditioning)
     assert len(written) == 2
 
 
-def test_a_conditioning_that_was_changed_on_the_way_says_so(clip, tmp_path):
-    [(cond, options)] = encode_text(clip, TEXT).conditioning
-    [changed, same], _ = records(tmp_path, [[cond * 0.5, options], [cond, options]])
-    assert changed["changed_since_encoding"] is True
-    assert same["changed_since_encoding"] is False
+def test_a_loaded_record_is_text_and_is_saved_as_it_was(clip, tmp_path):
+    [before], _ = records(tmp_path, encode_text(clip, TEXT).conditioning)
+    [path] = tmp_path.rglob("x_00001_.safetensors")
+    [(cond, options)] = load_conditioning(path)
+    assert isinstance(options["sd2_clip"], str)
+    [after], _ = records(tmp_path, [[cond, options]])
+    assert before == after
+
+
+@pytest.mark.parametrize("text", ["no JSON", "[1]", ""])
+def test_a_record_of_another_program_is_kept(text, tmp_path):
+    save_numbered(tmp_path, "x", [[torch.zeros(1, 2, 3), {provenance.RECORD_KEY: text}]], {})
+    [(_, options)] = load_conditioning(tmp_path / "x_00001_.safetensors")
+    assert options == {provenance.RECORD_KEY: text}
 
 
 def test_conditioning_does_not_hold_the_text_encoder(clip):
     conditioning = encode_text(clip, TEXT).conditioning
     model = weakref.ref(clip.cond_stage_model)
     again = pickle.loads(pickle.dumps(copy.deepcopy(conditioning)))
-    assert again[0][1]["sd2_clip"]["text"] == TEXT
+    assert type(again[0][1]["sd2_clip"]) is str
+    assert json.loads(again[0][1]["sd2_clip"])["text"] == TEXT
     clip.__dict__.clear()
     gc.collect()
     assert model() is None
@@ -108,7 +140,7 @@ def test_conditioning_does_not_hold_the_text_encoder(clip):
 
 def test_the_record_names_the_type_that_weights_are_stored_in(clip, tmp_path):
     [(_, options)] = encode_text(loaded(tmp_path, dtype="fp16"), TEXT).conditioning
-    assert options["sd2_clip"].as_json()["dtype"] == "float16"
+    assert json.loads(options["sd2_clip"])["dtype"] == "float16"
 
 
 def test_a_lora_is_part_of_the_record(clip, standalone, tmp_path):
@@ -138,3 +170,21 @@ def test_a_lora_is_part_of_the_record(clip, standalone, tmp_path):
         first["tensors_sha256"] == other["tensors_sha256"] == clip.cond_stage_model.source.digest()
     )
     assert first["patches_sha256"] != other["patches_sha256"]
+
+
+def test_comfyui_saves_every_encoding_and_the_record_comes_back(clip, tmp_path):
+    [(cond, options)] = encode_text(clip, TEXT, stop_at_clip_layer=-2).conditioning
+    write_core(tmp_path / "core.safetensors", [[cond, options]])
+    [(again, loaded_options)] = load_conditioning(tmp_path / "core.safetensors")
+    assert torch.equal(again, cond)
+    assert loaded_options["sd2_clip"] == options["sd2_clip"]
+    for conditioning in encode_text(clip, "[a|b] AND c", syntax="a1111", steps=4).conditioning:
+        write_core(tmp_path / "core.safetensors", [conditioning])
+
+
+def test_comfyui_reads_the_record_with_the_weights_digest(clip, tmp_path):
+    path = save_numbered(tmp_path, "x", encode_text(clip, TEXT).conditioning, {})
+    [(_, options)] = read_core(path)
+    weights = json.loads(options["sd2_clip"])["weights"]
+    assert weights["tensors_sha256"] == clip.cond_stage_model.source.digest()
+    assert weights["patches_sha256"] is None

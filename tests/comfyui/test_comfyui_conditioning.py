@@ -1,12 +1,14 @@
 """The same conditioning from our nodes and from core's, for every kind of file."""
 
+import json
 import shutil
 from collections.abc import Callable
 
 import pytest
 import torch
-from comfyui_graphs import assert_same, core_clip, encode, notes, our_clip, results, saved
+from comfyui_graphs import assert_same, core_clip, encode, notes, our_clip, records, results, saved
 from comfyui_server import ComfyUI, Graph, PromptError
+from safetensors.torch import load_file, save_file
 
 TEXTS = {
     "plain": "a photo of a cat",
@@ -141,6 +143,80 @@ def test_saved_conditioning_comes_back_unchanged(comfyui: ComfyUI) -> None:
     assert_same(results(comfyui, graph, after=loaded)["after"], saved(comfyui, "before"))
 
 
+def needs_cores_file_nodes(comfyui: ComfyUI) -> None:
+    if "SaveConditioning" not in comfyui.get("/object_info"):
+        pytest.skip("this ComfyUI has no Save Conditioning; 0.36 and later have")
+
+
+def test_core_saves_our_conditioning_and_both_load_it(comfyui: ComfyUI) -> None:
+    needs_cores_file_nodes(comfyui)
+    graph = Graph()
+    conditioning = graph.add("EncodeSD2Text", clip=our_clip(graph), text="a (cat:1.2)").out()
+    graph.add("SaveConditioning", conditioning=conditioning, filename_prefix="core")
+    graph.add("SaveForTest", conditioning=conditioning, name="before")
+    comfyui.run(graph)
+    shutil.copy(comfyui.output / "core_00001_.safetensors", comfyui.models / "embeddings")
+    graph = Graph()
+    found = results(
+        comfyui,
+        graph,
+        by_core=graph.add("ConditioningLoader", conditioning_name="core_00001_.safetensors").out(),
+        by_us=graph.add(
+            "LoadSD2Conditioning", conditioning_name="core_00001_.safetensors [embeddings]"
+        ).out(),
+    )
+    for tensors in found.values():
+        assert_same(tensors, saved(comfyui, "before"))
+    for name in ("before", "by_core", "by_us"):
+        assert json.loads(records(comfyui, name)[0])["text"] == "a (cat:1.2)"
+
+
+def test_core_loads_what_we_saved_and_saves_it_again(comfyui: ComfyUI) -> None:
+    needs_cores_file_nodes(comfyui)
+    graph = Graph()
+    conditioning = graph.add("EncodeSD2Text", clip=our_clip(graph), text="a fox").out()
+    graph.add("SaveSD2Conditioning", conditioning=conditioning, filename_prefix="for_core")
+    graph.add("SaveForTest", conditioning=conditioning, name="before")
+    comfyui.run(graph)
+    shutil.copy(comfyui.output / "for_core_00001_.safetensors", comfyui.models / "embeddings")
+    graph = Graph()
+    name = "for_core_00001_.safetensors"
+    by_core = graph.add("ConditioningLoader", conditioning_name=name).out()
+    by_us = graph.add("LoadSD2Conditioning", conditioning_name=f"{name} [output]").out()
+    graph.add("SaveConditioning", conditioning=by_us, filename_prefix="again")
+    found = results(comfyui, graph, by_core=by_core, by_us=by_us)
+    for tensors in found.values():
+        assert_same(tensors, saved(comfyui, "before"))
+    assert records(comfyui, "by_core") == records(comfyui, "by_us")
+    assert "tensors_sha256" in json.loads(records(comfyui, "by_us")[0])["weights"]
+
+
+def test_nodes_that_change_conditioning_keep_the_record(comfyui: ComfyUI) -> None:
+    graph = Graph()
+    clip = our_clip(graph)
+    first, second = (
+        graph.add("EncodeSD2Text", clip=clip, text=text).out() for text in ("a cat", "a dog")
+    )
+    average = graph.add(
+        "ConditioningAverage",
+        conditioning_to=first,
+        conditioning_from=second,
+        conditioning_to_strength=0.5,
+    ).out()
+    area = graph.add(
+        "ConditioningSetArea", conditioning=average, width=64, height=64, x=0, y=0, strength=0.7
+    ).out()
+    both = graph.add("ConditioningCombine", conditioning_1=area, conditioning_2=second).out()
+    graph.add("SaveSD2Conditioning", conditioning=both, filename_prefix="changed")
+    results(comfyui, graph, both=both)
+    graph = Graph()
+    name = "changed_00001_.safetensors [output]"
+    again = graph.add("LoadSD2Conditioning", conditioning_name=name).out()
+    assert_same(results(comfyui, graph, again=again)["again"], saved(comfyui, "both"))
+    texts = [json.loads(record)["text"] for record in records(comfyui, "again")]
+    assert texts == ["a cat", "a dog"]
+
+
 def test_another_familys_clip_is_refused_by_name(comfyui: ComfyUI) -> None:
     shutil.copy(
         comfyui.models / "embeddings" / "three.safetensors",
@@ -163,3 +239,20 @@ def test_options_beside_the_tensors_are_cores(comfyui: ComfyUI) -> None:
         core_options=encode(graph, core_clip(graph), "a cat"),
     )
     assert notes(comfyui, "our_options") == notes(comfyui, "core_options")
+
+
+def test_a_nan_is_an_error_of_our_node_and_a_warning_of_cores(comfyui: ComfyUI) -> None:
+    tensors = load_file(comfyui.models / "clip" / "encoder.safetensors")
+    broken = "text_model.encoder.layers.1.mlp.fc1.weight"
+    tensors[broken].view(-1)[99] = float("nan")
+    save_file(tensors, comfyui.models / "clip" / "broken.safetensors")
+    graph = Graph()
+    results(comfyui, graph, core=encode(graph, our_clip(graph, "broken.safetensors")))
+    assert f"broken.safetensors is damaged: the weight {broken}" in comfyui.log_text()
+    for loader in (our_clip, core_clip):
+        graph = Graph()
+        text = graph.add("EncodeSD2Text", clip=loader(graph, "broken.safetensors"), text="a cat")
+        graph.add("SaveSD2Conditioning", conditioning=text.out(), filename_prefix="broken")
+        with pytest.raises(PromptError, match=r"layers\.1\.mlp\.fc1\.weight"):
+            comfyui.run(graph)
+    assert not list(comfyui.output.glob("broken*"))

@@ -8,8 +8,7 @@ import pytest
 import tiny
 import torch
 from sd2_clip.dataset import CaptionEncoder
-from sd2_clip.dataset.caption_encoder import NotFiniteError
-from sd2_clip.sd2.errors import OptionError
+from sd2_clip.sd2.errors import NotFiniteError, OptionError
 from sd2_clip.sd2.tokens.bpe import clip_vocabulary
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
@@ -137,10 +136,18 @@ def test_numbers_that_are_none_are_never_given():
     ours.encode(ours.tokenize(["a cat"]))
     half = encoder(store="fp16")
     half.clip.cond_stage_model.clip_h.transformer.text_model.final_layer_norm.weight.data.fill_(1e6)
-    with pytest.raises(NotFiniteError, match="first ''"):
+    with pytest.raises(NotFiniteError, match=r"first ''.*too large for fp16: store bf16 or fp32"):
         half.encode(half.tokenize(["", "a dog"]))
     with pytest.raises(NotFiniteError, match=r"2 of 2 captions .* first 'a cat'"):
         half.encode(half.tokenize(["a cat", "a dog"]))
+
+
+def test_a_damaged_weight_is_named():
+    ours = encoder()
+    layers = ours.clip.cond_stage_model.clip_h.transformer.text_model.encoder.layers
+    layers[1].mlp.fc1.weight.data.view(-1)[99] = float("nan")
+    with pytest.raises(NotFiniteError, match=r"first 'a cat'.*layers\.1\.mlp\.fc1\.weight"):
+        ours.encode(ours.tokenize(["a cat"]))
 
 
 def test_what_cannot_be_is_said():

@@ -4,6 +4,7 @@ import pytest
 import tiny
 import torch
 from sd2_clip.host.standalone_clip import StandaloneClip
+from sd2_clip.sd2.errors import NotFiniteError
 from sd2_clip.sd2.model.encoder_setup import EncoderSetup
 from sd2_clip.sd2.sd2_tokenizer import SD2Tokenizer
 
@@ -98,3 +99,10 @@ def test_patches_count_although_results_are_cached():
     patched.add_patches({name: lambda weight, strength: weight + strength})
     assert not torch.allclose(patched.encode(TEXT), before)
     torch.testing.assert_close(clip.encode(TEXT), before)
+
+
+def test_a_result_that_is_not_finite_is_an_error(clip):
+    layers = clip.cond_stage_model.clip_h.transformer.text_model.encoder.layers
+    layers[1].mlp.fc1.weight.data.view(-1)[99] = float("nan")
+    with pytest.raises(NotFiniteError, match=r"layers\.1\.mlp\.fc1\.weight"):
+        clip.encode(TEXT)

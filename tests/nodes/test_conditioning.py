@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from core_conditioning import write_core
 from safetensors import safe_open
+from safetensors.torch import save_file
 from sd2_clip import NODE_CLASS_MAPPINGS
 from sd2_clip.host.model_folders import ModelNotFoundError
 
@@ -42,7 +44,7 @@ def test_a_host_decides_whether_files_hold_the_workflow(embeds, nodes, standalon
     path = saved(nodes, conditioning(), standalone, **hidden)
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
-    del metadata["sd2_clip"]
+    del metadata["sd2_clip"], metadata["conditioning_options"]
     assert metadata == ({"prompt": '{"1": {}}', "workflow": "{}"} if embeds else {})
 
 
@@ -51,6 +53,20 @@ def test_conditioning_outside_the_folders_is_not_found(nodes, standalone):
         nodes["LoadSD2Conditioning"].load("../secret.safetensors [output]")
     message = NODE_CLASS_MAPPINGS["LoadSD2Conditioning"].VALIDATE_INPUTS("gone.safetensors")
     assert "gone.safetensors" in message
+
+
+def test_saved_conditioning_in_models_embeddings_can_be_loaded(nodes, standalone, tmp_path):
+    folder = tmp_path / "models" / "embeddings"
+    write_core(folder / "core.safetensors", [[torch.ones(1, 77, 1024), {"strength": 0.5}]])
+    save_file({"emb_params": torch.zeros(99, 1024)}, folder / "inversion.safetensors")
+    (folder / "broken.safetensors").write_bytes(bytes(200_000))
+    declared = NODE_CLASS_MAPPINGS["LoadSD2Conditioning"].INPUT_TYPES()["required"]
+    offered = [name for name in declared["conditioning_name"][0] if name.endswith("[embeddings]")]
+    assert offered == ["core.safetensors [embeddings]"]
+    assert NODE_CLASS_MAPPINGS["LoadSD2Conditioning"].VALIDATE_INPUTS(offered[0]) is True
+    ([[cond, options]],) = nodes["LoadSD2Conditioning"].load(offered[0])
+    assert torch.equal(cond, torch.ones(1, 77, 1024))
+    assert options == {"strength": 0.5}
 
 
 def test_a_name_that_comes_by_a_link_is_checked_when_it_is_known(standalone):

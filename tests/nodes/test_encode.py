@@ -146,3 +146,18 @@ def test_an_old_document_with_the_widget_masking_is_still_converted():
     [inputs] = [n["inputs"] for n in prompt.values() if n["class_type"] == "EncodeSD2Text"]
     assert inputs["chunk_split"] == "tokens"
     assert set(inputs) == {"clip", "text", *ENCODE_OPTIONS}
+
+
+@pytest.mark.parametrize("name", ["EncodeSD2Text", "InspectSD2Text"])
+def test_the_editor_is_to_resolve_choices_and_comments(name, nodes):
+    _, options = nodes[name].INPUT_TYPES()["required"]["text"]
+    assert options["dynamicPrompts"] is True
+
+
+def test_a_text_that_comes_without_the_editor_is_taken_as_it_is(nodes, clip):
+    text = "a {red|green} cat // no dog"
+    (table,) = nodes["InspectSD2Text"].inspect(clip, text)["result"]
+    words = [line.split()[-1] for line in table.splitlines() if line.startswith("    1")]
+    assert words == ["a", "{", "red", "|", "green", "}", "cat", "//", "no", "dog"]
+    _, report = nodes["EncodeSD2Text"].encode(clip, text)
+    assert "10 tokens" in report

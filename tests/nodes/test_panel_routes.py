@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -122,3 +123,49 @@ def test_embeddings_are_listed_with_their_sizes(models: Path) -> None:
         {"name": "old", "vectors": None, "width": None},
         {"name": "sd1", "vectors": 2, "width": 768},
     ]
+
+
+def test_saved_conditioning_is_no_embedding(models: Path) -> None:
+    folder = models / "embeddings"
+    save_file({"conditioning": torch.zeros(1, 77, 1024)}, folder / "core.safetensors")
+    tensors = {"0.cond": torch.zeros(77, 1024)}
+    save_file(tensors, folder / "ours.safetensors", {"sd2_clip": RECORD})
+    names = [one["name"] for one in panel_routes.embeddings({})["embeddings"]]
+    assert names == ["oil", "sd1"]
+    for text, syntax in (("embedding:core", "comfy"), ("a core", "a1111"), ("ours", "a1111")):
+        [part] = panel_routes.tokenize({"text": text, "syntax": syntax})["parts"]
+        assert part["embeddings"] == []
+        [ignored] = part["ignored"]
+        assert "Use Load SD2 Conditioning" in ignored["reason"]
+
+
+def test_the_meter_leaves_comments_out_and_counts_the_longest_choice() -> None:
+    text = "cat // no dog\n/* multi\nline */ sitting in a {red|emerald green} chair"
+    answer = panel_routes.tokenize({"text": text})
+    assert texts(answer["parts"][0]) == ["cat", "sitting", "in", "a", "emerald", "green", "chair"]
+    assert answer["has_choices"] is True
+    for plain in ("a cat", r"a \{cat\|dog\}", "{cat} // {a|b}"):
+        assert panel_routes.tokenize({"text": plain})["has_choices"] is False
+
+
+@pytest.mark.parametrize("syntax", ["comfy", "a1111"])
+def test_the_longest_choice_has_the_most_tokens_not_the_most_letters(syntax: str) -> None:
+    answer = panel_routes.tokenize({"text": "{(internationally:1.25)|a b c}", "syntax": syntax})
+    assert texts(answer["parts"][0]) == ["a", "b", "c"]
+
+
+def test_choices_of_a_very_long_text_are_counted_in_a_moment() -> None:
+    started = time.process_time()
+    nested = "{a|" * 900 + "b" + "}" * 900
+    for text in ("{" + "a cat|" * 15_000 + "}", nested):
+        assert panel_routes.tokenize({"text": text})["has_choices"] is True
+    assert time.process_time() - started < 5
+    assert "1,000 deep" in panel_routes.tokenize({"text": "{" * 1001})["error"]
+
+
+def test_a_text_in_a1111s_syntax_is_hinted_at_on_the_node() -> None:
+    [hint] = panel_routes.tokenize({"text": "cat BREAK dog"})["warnings"]
+    assert "set syntax to a1111" in hint
+
+
+RECORD = json.dumps({"format": "sd2_clip.conditioning/1", "entries": []})

@@ -30,11 +30,21 @@ def saved(server: ComfyUI, name: str) -> Tensors:
 
 def notes(server: ComfyUI, name: str) -> list[dict[str, Any]]:
     """What SaveForTest noted of the options of each entry; ours beside ComfyUI's left out."""
-    with safe_open(server.output / f"{name}.safetensors", framework="pt") as file:
-        found = json.loads(file.metadata()["notes"])
+    found = _all_notes(server, name)
     for entry in found:
+        entry.pop("sd2_clip", None)
         entry["keys"] = [key for key in entry["keys"] if key != "sd2_clip"]
-    return list(found)
+    return found
+
+
+def records(server: ComfyUI, name: str) -> list[str]:
+    """The record of each entry that SaveForTest noted."""
+    return [entry["sd2_clip"] for entry in _all_notes(server, name)]
+
+
+def _all_notes(server: ComfyUI, name: str) -> list[dict[str, Any]]:
+    with safe_open(server.output / f"{name}.safetensors", framework="pt") as file:
+        return list(json.loads(file.metadata()["notes"]))
 
 
 def encode(graph: Graph, clip: Link, text: str = "a (red:1.3) cat, no dog") -> Link:

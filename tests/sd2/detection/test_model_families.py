@@ -93,3 +93,5 @@ def test_saved_conditioning_is_named():
     metadata = {"sd2_clip": '{"format": "sd2_clip.conditioning/1"}'}
     with pytest.raises(NotSD2Error, match=r"saved conditioning\. Use Load SD2 Conditioning"):
         detect(header_only({"0.cond": (1, 77, 1024)}, metadata))
+    with pytest.raises(NotSD2Error, match=r"ComfyUI's Load Conditioning"):
+        detect(header_only({"conditioning": (1, 77, 1024)}))

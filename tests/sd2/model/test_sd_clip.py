@@ -240,3 +240,20 @@ def test_torchs_default_type_changes_no_weighted_prompt(model):
         finally:
             torch.set_default_dtype(before)
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+def test_a_result_that_is_not_finite_is_logged_once_with_its_cause(caplog):
+    model = tiny.text_encoder()
+    layers = model.clip_h.transformer.text_model.encoder.layers
+    layers[1].mlp.fc1.weight.data.view(-1)[99] = float("nan")
+    for _ in range(2):
+        model.encode_token_weights({"h": [[(token, 1.0) for token in chunk(320)]]})
+    [message] = [record.message for record in caplog.records]
+    assert "NaN or infinity, which makes black pictures" in message
+    assert "text_model.encoder.layers.1.mlp.fc1.weight" in message
+
+
+def test_a_token_weight_that_is_too_large_is_logged(caplog):
+    tokens = [(token, 3e38) for token in chunk(320)]
+    tiny.text_encoder().encode_token_weights({"h": [tokens]})
+    assert "a token weight is too large" in caplog.text

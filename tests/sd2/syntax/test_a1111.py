@@ -31,6 +31,38 @@ def test_weights_that_comfyui_cannot_average_are_an_error():
     assert parse_a1111("a AND b :-0.5").error is None
 
 
+def texts(text, steps=None):
+    return [prompt.text.split() for prompt in parse_a1111(text, steps).prompts]
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "count"),
+    [
+        ("# quality words\nmasterpiece, cat # not this\n# nor this", ["masterpiece,", "cat"], 3),
+        ("cat #", ["cat"], 1),
+        ("cat#dog\nfox", ["cat", "fox"], 1),
+        ("  # indented\ncat", ["cat"], 1),
+        ("cat ## two # marks", ["cat"], 1),
+        ("#a\n#b\n\n#c", [], 3),
+        ("cat #a\r\ndog", ["cat", "dog"], 1),
+        ("no comment", ["no", "comment"], 0),
+        (r"a \# b", ["a", "\\"], 1),
+    ],
+)  # fmt: skip
+def test_a_hash_begins_a_comment(text, words, count):
+    assert texts(text) == [words]
+    assert parse_a1111(text).comments == count
+
+
+def test_comments_go_before_anything_else_is_read():
+    assert texts("cat # AND dog\n AND fox") == [["cat"], ["fox"]]
+    assert texts("a # [cat:dog:0.5] <lora:x:1> :2\nb") == [["a", "b"]]
+    assert parse_a1111("a # <lora:x:1> ((").warnings == ()
+    assert len(parse_a1111("a # BREAK\nb").prompts[0].sections) == 1
+    assert texts("[cat # :x\n:dog:0.5]") == [["cat"], ["dog"]]
+    assert parse_a1111("cat :1.5 # :2").strengths == (1.5,)
+
+
 def test_extra_networks_are_taken_out_and_named():
     text, taken = take_extra_networks("a <lora:x:0.8>b<hypernet:y> < c <x:> <lora:")
     assert text == "a b < c <x:> <lora:"
@@ -42,7 +74,8 @@ def test_extra_networks_are_taken_out_and_named():
     "text",
     ["(" * 20_000 + "x", "[" * 10_000 + "x" + "]" * 10_000, "(x:" * 10_000, "x)" * 10_000,
      "[a:" * 10_000 + "b" + ":0.5]" * 10_000, "<lora:" * 10_000, " " * 20_000, "(a" * 10_000,
-     "[a|b]" * 200, "(a:" + "9" * 20_000 + ")", "\\" * 20_001, "[:" * 10_000 + "]" * 10_000],
+     "[a|b]" * 200, "(a:" + "9" * 20_000 + ")", "\\" * 20_001, "#" * 20_000,
+     "#\n" * 10_000, "[:" * 10_000 + "]" * 10_000],
     ids=lambda text: text[:12],
 )  # fmt: skip
 def test_long_runs_of_one_thing_are_read_in_a_moment(text):

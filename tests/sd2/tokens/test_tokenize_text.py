@@ -9,9 +9,32 @@ TOKENIZER = SD2Tokenizer().clip_h
 
 
 def test_comfyuis_syntax_makes_one_prompt():
-    schedule = tokenize_text(TOKENIZER, "a [cat:dog:0.5] AND b")
+    schedule = tokenize_text(TOKENIZER, "a cat # and (b:1.2)")
     assert schedule.is_plain
     assert schedule.report() == schedule.prompts[0].tokens.report()
+
+
+def test_what_looks_like_a1111s_is_one_line_of_comfyuis_report():
+    schedule = tokenize_text(TOKENIZER, "a [cat:dog:0.5] AND b")
+    [line] = [line for line in schedule.report().splitlines() if "A1111" in line]
+    assert "[cat:dog:0.5], AND; set syntax to a1111" in line
+    meant = tokenize_text(TOKENIZER, "a [cat:dog:0.5] BREAK b", syntax="a1111")
+    assert "A1111" not in meant.report()
+
+
+@pytest.mark.parametrize(("text", "line"), [
+    ("# quality words\nmasterpiece, cat # not this\n# nor this\n", "left out: 3 comments"),
+    ("[cat:dog:0.5] # x", "left out: 1 comment ("),
+])  # fmt: skip
+def test_the_report_counts_a1111s_comments(text, line):
+    assert line in tokenize_text(TOKENIZER, text, syntax="a1111").report()
+
+
+def test_a1111s_comments_make_no_tokens():
+    text = "# quality words\nmasterpiece, cat # not this\n# nor this\n"
+    [with_comments] = tokenize_text(TOKENIZER, text, syntax="a1111").prompts
+    [without] = tokenize_text(TOKENIZER, "masterpiece, cat", syntax="a1111").prompts
+    assert with_comments.tokens.pairs() == without.tokens.pairs()
 
 
 def test_prompt_editing_makes_prompts_with_times():
