@@ -87,8 +87,7 @@ def run_workflow(path: Path, overrides: list[str], *, as_json: bool = False) -> 
     workflow = apply_overrides(load_workflow(path, NODE_CLASS_MAPPINGS), overrides)
     validation = validate(workflow)
     problems = validation.lines()
-    notes = [] if as_json else [*workflow.notes, *validation.notes]
-    for note in notes:
+    for note in (*workflow.notes, *validation.notes):
         print(f"note: {note}", file=sys.stderr)
     results: dict[str, Any] = {}
     if validation.ok:

@@ -14,6 +14,7 @@ from .embedded import embedded_texts
 from .graph import Graph, is_ui_workflow, parse_prompt, unwrap_prompt
 from .node_class import NodeClasses
 from .workflow_errors import WorkflowError
+from .wrapped import unwrap_document
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def _read(path: Path) -> tuple[Any, Mapping[str, Any] | None]:
     if texts is None:
         data = path.read_bytes()
         try:
-            return json.loads(data.decode("utf-8-sig")), None
+            return json.loads(data), None  # in UTF-8, 16 or 32, with a byte order mark or without
         except UnicodeDecodeError:
             raise WorkflowError("neither JSON, nor a PNG or safetensors file") from None
         except ValueError as error:  # also an integer with more digits than Python parses
@@ -107,6 +108,8 @@ def _to_workflow(
 ) -> Workflow:
     classes = NodeClasses(node_classes)
     notes: tuple[str, ...] = ()
+    document, beside = unwrap_document(document)
+    ui_workflow = ui_workflow or beside
     if is_ui_workflow(document):
         ui_workflow = document
         prompt, notes = workflow_to_prompt(document, classes)

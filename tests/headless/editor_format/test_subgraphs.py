@@ -198,7 +198,7 @@ def test_primitive_does_not_reach_into_a_subgraph():
     canvas.define("sub", inside(text=1), inputs="clip:CLIP text:STRING", outputs="C:COND")
     prompt, notes = workflow_to_prompt(canvas.document(), NodeClasses(CLASSES))
     assert prompt["5:7"]["inputs"]["text"] == "inner"
-    assert notes[0].startswith("5:7 (Encode): input 'text' keeps its own value")
+    assert notes[0].startswith("node 5:7 (Encode): input 'text' keeps its own value")
 
 
 def test_primitive_inside_fills_a_widget_inside():
