@@ -19,10 +19,13 @@ from ..headless.validation.validate import Validation, validate
 from ..headless.workflow import load_workflow
 from ..headless.workflow_errors import WorkflowError
 from ..host.standalone import StandaloneHost
+from ..sd2.errors import and_more, plain_text
 from ..sd2.files.atomic_write import check_writable
 from .terminal_progress import TerminalProgress
 
 log = logging.getLogger("sd2_clip")
+
+MOST_PROBLEMS = 20
 
 REFUSED_VALUES = ("value_not_in_list", "custom_validation_failed")
 """Kinds of problems that another value solves."""
@@ -88,7 +91,7 @@ def run_workflow(path: Path, overrides: list[str], *, as_json: bool = False) -> 
     validation = validate(workflow)
     problems = validation.lines()
     for note in (*workflow.notes, *validation.notes):
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {plain_text(note, None)}", file=sys.stderr)
     results: dict[str, Any] = {}
     if validation.ok:
         extra = {} if workflow.ui_workflow is None else {"workflow": workflow.ui_workflow}
@@ -106,9 +109,9 @@ def run_workflow(path: Path, overrides: list[str], *, as_json: bool = False) -> 
     else:
         for outputs in results.values():
             for line in outputs.get("text", []):
-                print(line)
+                print(plain_text(str(line), None))
     if problems:
-        lines = "\n".join([*problems, *_hint(validation)])
+        lines = "\n".join([and_more(problems, MOST_PROBLEMS, "\n"), *_hint(validation)])
         raise WorkflowError(f"{path} was not run completely:\n{indent(lines, '  ')}")
     if not as_json:
         print(f"done in {seconds:.1f} s")

@@ -24,9 +24,10 @@ from .guard import make_guard
 from .pack import Pack, PackRoutes
 from .prompt_queue import PromptQueue
 from .route_bridge import Route, bridge
+from .settings import Settings
 from .sockets import Hub
 from .system_routes import LogKeeper, SystemRoutes
-from .user_routes import Settings, UserData
+from .user_routes import UserData
 
 log = logging.getLogger("sd2_clip")
 

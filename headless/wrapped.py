@@ -7,11 +7,11 @@ what ComfyUI answers under ``/history``: ``{prompt id: entry}``, or an entry its
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from ..sd2.errors import and_more
+from ..sd2.files.bounded_json import JsonError, parse_json
 from .graph import is_ui_workflow
 from .workflow_errors import WorkflowError
 
@@ -76,6 +76,6 @@ def _parse_text(document: Any) -> Any:
     if not isinstance(document, str):
         return document
     try:
-        return json.loads(document)
-    except (ValueError, RecursionError):
+        return parse_json(document)
+    except JsonError:
         return document

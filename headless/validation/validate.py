@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from ...sd2.errors import plain_text
 from ..graph import Graph, Link, Node
 from ..topological import find_cycles, sort_sources_first
 from ..workflow import Workflow
@@ -48,9 +49,9 @@ class Validation:
         Unused nodes count only if nothing can run.
         """
         if self.error is not None and not self.bad_nodes:
-            return [str(self.error)]
+            return [plain_text(str(self.error))]
         return [
-            f"node {node_id} ({bad.title}): {problem}"
+            plain_text(f"node {node_id} ({bad.title}): {problem}")
             for node_id, bad in self.bad_nodes.items()
             for problem in bad.problems
             if not (self.ok and bad.is_unused)

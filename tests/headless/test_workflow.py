@@ -122,7 +122,7 @@ def test_titles_name_every_node(tmp_path):
     [
         pytest.param(b"", "not JSON", id="empty"),
         pytest.param(b"{", "not JSON", id="cut JSON"),
-        pytest.param(b"[" * 100_000, "not", id="JSON nested too deeply"),
+        pytest.param(b"[" * 100_000, "too deep", id="JSON nested too deeply"),
         pytest.param(b'{"5": ' + b"9" * 5000 + b"}", "not JSON|node 5", id="number without end"),
         pytest.param(b"\xff\xd8\xff\xe0", "neither JSON", id="JPEG"),
         pytest.param(b"5", "JSON object", id="number"),
@@ -146,13 +146,6 @@ def test_what_is_no_workflow_is_named(tmp_path, data, words):
     with pytest.raises(WorkflowError, match=words) as caught:
         load(tmp_path, data)
     assert str(tmp_path / "file") in str(caught.value)
-
-
-def test_compressed_text_cannot_fill_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("sd2_clip.headless.embedded.LARGEST_TEXT", 1000)
-    bomb = chunk(b"zTXt", b"prompt\0\0" + zlib.compress(b" " * 100_000))
-    with pytest.raises(WorkflowError, match="larger than any workflow"):
-        load(tmp_path, png(bomb))
 
 
 def test_missing_file_is_named(tmp_path):
