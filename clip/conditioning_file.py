@@ -7,6 +7,7 @@ Tensors are ``<entry>.cond`` and ``<entry>.<option>``; everything else is JSON i
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -21,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..sd2.errors import SD2ClipError
 from ..sd2.files.atomic_write import write_safetensors
+from ..sd2.files.write_new import write_new
 
 FORMAT = "sd2_clip.conditioning/1"
 
@@ -166,20 +168,18 @@ def save_numbered(
             f"filename_prefix {prefix!r} leads out of the output folder {folder} or names no file. "
             "Use a name such as conditioning/sd2."
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
     pattern = re.compile(re.escape(target.name) + r"_(\d+)_\.safetensors", re.IGNORECASE)
-    taken = [int(m[1]) for m in map(pattern.fullmatch, os.listdir(target.parent)) if m]
-    number = max(taken, default=0)
-    while True:
-        number += 1
-        path = target.with_name(f"{target.name}_{number:05}_.safetensors")
-        try:
-            path.touch(exist_ok=False)  # reserves the name
-        except FileExistsError:
-            continue
-        try:
-            save_conditioning(path, conditioning, metadata)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-        return path
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        taken = [int(m[1]) for m in map(pattern.fullmatch, os.listdir(target.parent)) if m]
+        numbers = itertools.count(max(taken, default=0) + 1)
+        return write_new(
+            target.parent,
+            (target.with_name(f"{target.name}_{number:05}_.safetensors") for number in numbers),
+            lambda path: save_conditioning(path, conditioning, metadata),
+        )
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConditioningError(
+            f"Conditioning cannot be saved as {target}: {reason}. Choose another filename_prefix."
+        ) from error

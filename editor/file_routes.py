@@ -83,12 +83,13 @@ class FileRoutes:
         file = form.get("image")
         if not isinstance(file, web.FileField):
             raise BadRequestError("The form has no file in the field 'image'.")
+        with file.file:
+            data = file.file.read()
         kind = str(form.get("type") or "input")
         subfolder = str(form.get("subfolder") or "")
         folder = self._folder(kind)
         name = file.filename.replace("\\", "/").rpartition("/")[2]
         path = inside(folder, f"{subfolder}/{name}".lstrip("/"))
-        data = file.file.read()
         overwrite = str(form.get("overwrite", "")).lower() in ("true", "1")
         path = await asyncio.shield(asyncio.to_thread(_store, path, data, overwrite=overwrite))
         place = path.parent.resolve().relative_to(folder.resolve()).as_posix()

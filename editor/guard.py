@@ -130,5 +130,11 @@ def make_guard(bound_to: str) -> Middleware:
             raise
         except (SD2ClipError, OutsideFolderError, OSError, UnicodeError) as error:
             return _answer_to(error)
+        except web.HTTPException:  # aiohttp's own refusals, such as a body that is too large
+            raise
+        except Exception as error:
+            log.exception("editor: %s %s failed", request.method, request.path)
+            message = f"The server failed with {type(error).__name__}. Its log says where."
+            return reply({"error": message}, status=500)
 
     return web.middleware(guard)

@@ -9,6 +9,9 @@ from ..errors import UnreadableFileError
 from .limits import MAX_YAML_BYTES, MAX_YAML_DEPTH, MAX_YAML_NODES
 from .regular_file import check_regular_file
 
+LONGEST_INTEGER = 100
+"""Characters."""
+
 
 def read_yaml(path: Path) -> Any:
     """Read the one document of a YAML file.
@@ -30,13 +33,27 @@ def read_yaml(path: Path) -> Any:
         )
     try:
         _check_structure(data, path)
-        return yaml.safe_load(data)
+        return yaml.load(data, Loader=_make_loader())
     except UnreadableFileError:
         raise
     except Exception as error:
         # PyYAML lets through what Python raises for a date, number or tag that it cannot make.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UnreadableFileError(f"{path}: not readable as YAML: {reason[:200]}.") from error
+
+
+def _make_loader() -> Any:
+    """PyYAML's safe loader, but for integers with more digits than Python turns into text."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_yaml_int(self, node: yaml.ScalarNode) -> Any:
+            if len(node.value) > LONGEST_INTEGER:
+                raise ValueError(f"an integer of {len(node.value):,} characters")
+            return super().construct_yaml_int(node)
+
+    Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
+    return Loader
 
 
 def _check_structure(data: bytes, path: Path) -> None:

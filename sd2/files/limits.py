@@ -13,10 +13,12 @@ MAX_JSON_MEMORY = 256 * MIB
 """Beyond 3 bytes for each byte of the text; a list of empty lists takes 20 times its text."""
 MAX_JSON_DEPTH = 200
 """Levels of nesting. A workflow has about ten, and three for each subgraph inside another."""
+MAX_WORKFLOW_NODES = 50_000
+"""After subgraphs are unfolded; nested subgraphs can double at each level."""
 
 # YAML: configs of checkpoints and extra_model_paths.yaml.
 MAX_YAML_BYTES = MIB
-MAX_YAML_NODES = 100_000
+MAX_YAML_NODES = 20_000
 """Values, keys and containers; what an alias stands for counts each time."""
 MAX_YAML_DEPTH = 100
 

@@ -269,7 +269,7 @@ def test_subgraph_in_itself_is_an_error():
 
 
 def test_subgraphs_cannot_fill_the_memory(monkeypatch):
-    monkeypatch.setattr("sd2_clip.headless.editor_format.subgraphs.MOST_NODES", 1000)
+    monkeypatch.setattr("sd2_clip.headless.editor_format.subgraphs.MAX_WORKFLOW_NODES", 1000)
     canvas = Canvas()
     for level in range(40):
         inner = Canvas()
@@ -277,7 +277,7 @@ def test_subgraphs_cannot_fill_the_memory(monkeypatch):
         inner.add(2, f"level{level + 1}")
         canvas.define(f"level{level}", inner)
     canvas.add(1, "level0")
-    with pytest.raises(WorkflowError, match="more than 1000 nodes"):
+    with pytest.raises(WorkflowError, match="more than 1,000 nodes"):
         convert(canvas)
 
 

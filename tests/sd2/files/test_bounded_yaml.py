@@ -34,7 +34,7 @@ def test_aliases_and_merges_are_read(tmp_path):
         pytest.param(LAUGHS, "too many values", id="aliases of aliases"),
         pytest.param(MERGES, "too many values", id="merges of merges"),
         pytest.param("a: &a [*a]", "too many values", id="contains itself"),
-        pytest.param("- x\n" * 100_001, "too many values", id="long"),
+        pytest.param("- x\n" * 20_001, "too many values", id="long"),
         pytest.param("[" * 101 + "]" * 101, "levels deep", id="deep"),
         pytest.param("[" * 100_000, "levels deep", id="deep and open"),
         pytest.param(" " * (MAX_YAML_BYTES + 1), "too large", id="large"),
