@@ -6,7 +6,7 @@ reading a file of n bytes at 256 MB + 4 n of memory, and in time proportional to
 
 MIB = 1 << 20
 
-# JSON: workflows, their texts inside other files, settings, bodies of requests.
+# JSON: workflows, their texts inside other files, settings, what clients send.
 MAX_JSON_BYTES = 32 * MIB
 """A workflow with hundreds of nodes has 1 MiB; its characters take up to four bytes, twice."""
 MAX_JSON_MEMORY = 256 * MIB
