@@ -59,17 +59,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         format="%(levelname)s: %(message)s",
         level=logging.DEBUG if parsed.debug else logging.WARNING,
     )
-    from ..headless.workflow_errors import WorkflowError
-    from ..sd2.errors import SD2ClipError
+    from ..sd2.errors import SD2ClipError, plain_text
 
     try:
         status: int = _module(parsed.command).run(parsed)
     except BrokenPipeError:  # the process that reads our output has ended
         return 1
-    except (SD2ClipError, WorkflowError, OSError) as error:
+    except (SD2ClipError, OSError) as error:
         if parsed.debug:
             raise
-        print(f"sd2-clip {parsed.command}: {error}", file=sys.stderr)
+        print(f"sd2-clip {parsed.command}: {plain_text(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"sd2-clip {parsed.command}: stopped.", file=sys.stderr)
@@ -78,7 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if parsed.debug:
             raise
         print(
-            f"sd2-clip {parsed.command}: unexpected {type(error).__name__}: {error}\n"
+            f"sd2-clip {parsed.command}: unexpected {type(error).__name__}: "
+            f"{plain_text(str(error))}\n"
             "This is a bug in sd2-clip. Run again with --debug and report the traceback.",
             file=sys.stderr,
         )

@@ -20,11 +20,14 @@ from ..headless.validation.validate import Validation, validate
 from ..headless.workflow import load_workflow
 from ..headless.workflow_errors import WorkflowError
 from ..host.standalone import StandaloneHost
+from ..sd2.errors import and_more, plain_text
 from ..sd2.files.atomic_write import check_writable
 from .path_argument import path_argument
 from .terminal_progress import TerminalProgress
 
 log = logging.getLogger("sd2_clip")
+
+MOST_PROBLEMS = 20
 
 REFUSED_VALUES = ("value_not_in_list", "custom_validation_failed")
 """Kinds of problems that another value solves."""
@@ -89,9 +92,8 @@ def run_workflow(path: Path, overrides: list[str], *, as_json: bool = False) -> 
     workflow = apply_overrides(load_workflow(path, NODE_CLASS_MAPPINGS), overrides)
     validation = validate(workflow)
     problems = validation.lines()
-    notes = [] if as_json else [*workflow.notes, *validation.notes]
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+    for note in (*workflow.notes, *validation.notes):
+        print(f"note: {plain_text(note, None)}", file=sys.stderr)
     results: dict[str, Any] = {}
     if validation.ok:
         extra = {} if workflow.ui_workflow is None else {"workflow": workflow.ui_workflow}
@@ -109,11 +111,11 @@ def run_workflow(path: Path, overrides: list[str], *, as_json: bool = False) -> 
     else:
         for node_id in validation.outputs:
             for line in results.get(node_id, {}).get("text", []):
-                print(line)
+                print(plain_text(str(line), None))
     if needs := _classes_of_comfyui(validation):
         raise WorkflowError(f"{path}: this workflow needs ComfyUI: {', '.join(needs)}.")
     if problems:
-        lines = "\n".join([*problems, *_hint(validation)])
+        lines = "\n".join([and_more(problems, MOST_PROBLEMS, "\n"), *_hint(validation)])
         raise WorkflowError(f"{path} was not run completely:\n{indent(lines, '  ')}")
     if not as_json:
         print(f"done in {seconds:.1f} s")

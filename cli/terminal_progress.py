@@ -7,8 +7,13 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
+from ..sd2.errors import plain_text
+
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+
+LONGEST_TITLE = 100
 
 
 class TerminalProgress:
@@ -39,7 +44,7 @@ class TerminalProgress:
         from tqdm import tqdm
 
         self.close()
-        title = self._titles.get(node_id, node_id)
+        title = plain_text(self._titles.get(node_id, node_id), LONGEST_TITLE)
         self._bar = tqdm(
             desc=title,
             total=maximum,

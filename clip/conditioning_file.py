@@ -12,6 +12,7 @@ that JSON lacks are tagged: ``{"$tensor": name}``, ``{"$tuple": […]}``, ``{"$f
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -36,6 +37,7 @@ from ..sd2.files.file_kinds import (
 from ..sd2.files.path_inside import OutsideFolderError, path_inside
 from ..sd2.files.safetensors_header import read_safetensors_header
 from ..sd2.files.tensor_storage import read_tensors
+from ..sd2.files.write_new import write_new
 from .provenance import RECORD_KEY, complete_record, record_as_json, record_as_text
 
 _DATE_WORDS = {
@@ -264,20 +266,18 @@ def save_numbered(
             f"filename_prefix {prefix!r} leads out of the output folder {folder} or names no file. "
             "Use a name such as conditioning/sd2."
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
     pattern = re.compile(re.escape(target.name) + r"_(\d+)_\.safetensors", re.IGNORECASE)
-    taken = [int(m[1]) for m in map(pattern.fullmatch, os.listdir(target.parent)) if m]
-    number = max(taken, default=0)
-    while True:
-        number += 1
-        path = target.with_name(f"{target.name}_{number:05}_.safetensors")
-        try:
-            path.touch(exist_ok=False)  # reserves the name
-        except FileExistsError:
-            continue
-        try:
-            save_conditioning(path, conditioning, metadata)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-        return path
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        taken = [int(m[1]) for m in map(pattern.fullmatch, os.listdir(target.parent)) if m]
+        numbers = itertools.count(max(taken, default=0) + 1)
+        return write_new(
+            target.parent,
+            (target.with_name(f"{target.name}_{number:05}_.safetensors") for number in numbers),
+            lambda path: save_conditioning(path, conditioning, metadata),
+        )
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConditioningError(
+            f"Conditioning cannot be saved as {target}: {reason}. Choose another filename_prefix."
+        ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -75,7 +76,7 @@ class ExecutionRoutes:
         extra_data = dict(extra_data) if isinstance(extra_data, dict) else {}
         client_id = body.get("client_id", extra_data.get("client_id"))
         if client_id is not None:
-            extra_data["client_id"] = client_id
+            client_id = extra_data["client_id"] = str(client_id)
         job = Job(
             number=self._number(body),
             prompt=body["prompt"],
@@ -99,9 +100,12 @@ class ExecutionRoutes:
         if body.get("number") is None:
             return self._queue.next_number(front=bool(body.get("front")))
         try:
-            return float(body["number"])
-        except (TypeError, ValueError) as error:
-            raise BadRequestError(f"'number' must be a number, found {body['number']!r}") from error
+            number = float(body["number"])
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise BadRequestError(f"'number' must be a finite number, found {body['number']!r}")
+        return number
 
     # The queue and the history
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from multidict import MultiDictProxy
 
 from ..host.interface import Host
 from ..host.model_folders import weight_files
 from ..sd2.files.atomic_write import write_bytes
 from ..sd2.files.file_kinds import EMBEDDING_SUFFIXES, WEIGHT_SUFFIXES
 from ..sd2.files.path_inside import path_inside
+from ..sd2.files.write_new import write_new
 from .messages import BadRequestError, reply
-from .user_routes import sandboxed
+from .user_routes import check_replaceable, sandboxed
 
 SHOWN = {
     ".txt": "text/plain",
@@ -68,25 +71,28 @@ class FileRoutes:
         response = sandboxed(web.FileResponse(path))
         response.content_type = shown_as or "application/octet-stream"
         disposition = "inline" if shown_as else "attachment"
-        name = path.name.replace('"', "'").encode("ascii", "replace").decode()
+        name = "".join(
+            letter if letter.isascii() and letter.isprintable() and letter != '"' else "_"
+            for letter in path.name
+        )
         response.headers["Content-Disposition"] = f'{disposition}; filename="{name}"'
         return response
 
     async def upload(self, request: web.Request) -> web.Response:
         """Store a file in the input folder; an existing one is kept unless overwrite is set."""
-        form = await request.post()
+        form = await _read_form(request)
         file = form.get("image")
         if not isinstance(file, web.FileField):
             raise BadRequestError("The form has no file in the field 'image'.")
+        with file.file:
+            data = file.file.read()
         kind = str(form.get("type") or "input")
         subfolder = str(form.get("subfolder") or "")
         folder = self._folder(kind)
         name = file.filename.replace("\\", "/").rpartition("/")[2]
         path = path_inside(folder, f"{subfolder}/{name}".lstrip("/"), untrusted=True)
-        data = file.file.read()
-        if str(form.get("overwrite", "")).lower() not in ("true", "1"):
-            path = _unused(path, data)
-        await asyncio.shield(asyncio.to_thread(write_bytes, path, data))
+        overwrite = str(form.get("overwrite", "")).lower() in ("true", "1")
+        path = await asyncio.shield(asyncio.to_thread(_store, path, data, overwrite=overwrite))
         place = path.parent.resolve().relative_to(folder.resolve()).as_posix()
         return reply({"name": path.name, "subfolder": "" if place == "." else place, "type": kind})
 
@@ -129,11 +135,42 @@ class FileRoutes:
         return reply(await asyncio.to_thread(find))
 
 
-def _unused(path: Path, data: bytes) -> Path:
-    """Return *path*, or the first ``name (1).ext`` that is free or has the same content."""
+async def _read_form(request: web.Request) -> MultiDictProxy[Any]:
+    try:
+        return await request.post()
+    except (web.HTTPException, OSError):  # too large, or the client has left
+        raise
+    except Exception as error:  # aiohttp passes on what its parsers and decoders raise
+        raise BadRequestError(
+            f"The form cannot be read: {error or type(error).__name__}"
+        ) from error
+
+
+def _store(path: Path, data: bytes, *, overwrite: bool) -> Path:
+    """Write the file; unless *overwrite*, under the first ``name (1).ext`` that is free.
+
+    A file with the same content is not written again.
+    """
+    check_replaceable(path)
+    if overwrite:
+        write_bytes(path, data)
+        return path
+    if (same := _find_same(path, data)) is not None:
+        return same
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write_new(path.parent, _names_like(path), lambda partial: partial.write_bytes(data))
+
+
+def _names_like(path: Path) -> Iterator[Path]:
     for number in itertools.count():
-        name = f"{path.stem} ({number}){path.suffix}" if number else path.name
-        candidate = path.with_name(name)
-        if not candidate.exists() or candidate.read_bytes() == data:
+        yield path.with_name(f"{path.stem} ({number}){path.suffix}") if number else path
+
+
+def _find_same(path: Path, data: bytes) -> Path | None:
+    for candidate in _names_like(path):
+        if not candidate.exists():
+            return None
+        is_alike = candidate.is_file() and candidate.stat().st_size == len(data)
+        if is_alike and candidate.read_bytes() == data:
             return candidate
-    raise AssertionError("count() does not end")
+    return None

@@ -8,6 +8,9 @@ from typing import Any
 
 from aiohttp import web
 
+from ..sd2.errors import SD2ClipError
+from ..sd2.files.bounded_json import JsonError, parse_json
+
 
 def dumps(value: Any) -> str:
     """Encode as JSON that browsers parse: nan and infinities as null, other objects as text."""
@@ -31,17 +34,29 @@ def reply(value: Any, status: int = 200) -> web.Response:
     return web.json_response(value, status=status, dumps=dumps)
 
 
-class BadRequestError(Exception):
+class BadRequestError(SD2ClipError):
     """A request is malformed; the message is for the author of the client."""
+
+
+async def read_body(request: web.Request) -> bytes:
+    """Read the body, decompressed if its header says so."""
+    try:
+        return await request.read()
+    except (web.HTTPException, OSError):  # too large, or the client has left
+        raise
+    except Exception as error:  # aiohttp passes on what decompression raises
+        raise BadRequestError(
+            f"The body cannot be read: {error or type(error).__name__}"
+        ) from error
 
 
 async def read_json(request: web.Request) -> Any:
     """Parse the body as JSON; its content type is ignored, since several clients send none."""
-    body = await request.read()
+    body = await read_body(request)
     try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise BadRequestError(f"The body is not JSON: {error}") from error
+        return parse_json(body)
+    except (JsonError, UnicodeDecodeError) as error:
+        raise BadRequestError(f"The body is not JSON that can be read: {error}") from error
 
 
 async def read_object(request: web.Request) -> dict[str, Any]:

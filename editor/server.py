@@ -21,13 +21,15 @@ from .execution_routes import ExecutionRoutes
 from .file_routes import FileRoutes
 from .frontend import add_frontend, core_scripts
 from .guard import make_guard
+from .openapi import openapi_route
 from .pack import Pack, PackRoutes
 from .prompt_queue import PromptQueue
 from .route_bridge import Route, bridge
+from .settings import Settings
 from .sockets import Hub
 from .start_workflow import SCRIPT_URL, SETTINGS_TO_START_WITH, StartWorkflow, start_routes
 from .system_routes import LogKeeper, SystemRoutes
-from .user_routes import Settings, UserData
+from .user_routes import UserData
 
 log = logging.getLogger("sd2_clip")
 
@@ -102,6 +104,7 @@ def create_app(editor: Editor, *, bound_to: str = "127.0.0.1") -> web.Applicatio
         *bridge(editor.routes),
         web.get("/ws", hub.handle),
     ]
+    api.append(openapi_route(api, editor.version))
     # The frontend calls them under /api, most other clients without.
     app.add_routes([web.RouteDef(r.method, f"/api{r.path}", r.handler, r.kwargs) for r in api])
     app.add_routes([*api, *system.internal_routes(), *pack.static_routes(), *start_workflow])

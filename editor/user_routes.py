@@ -1,4 +1,4 @@
-"""Stores settings, saved workflows and other files of the user.
+"""Stores saved workflows and other files of the user.
 
 The files have ComfyUI's names and formats, so its folder ``user/default`` can be used as it is.
 """
@@ -6,10 +6,6 @@ The files have ComfyUI's names and formats, so its folder ``user/default`` can b
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
-import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,62 +13,9 @@ from aiohttp import web
 
 from ..sd2.files.atomic_write import is_unfinished, write_bytes
 from ..sd2.files.path_inside import path_inside
-from .messages import dumps, read_json, read_object, reply
-
-log = logging.getLogger("sd2_clip")
-
-SETTINGS_FILE = "comfy.settings.json"
-
-
-class Settings:
-    """The frontend's settings: one JSON object on disk, over *defaults*."""
-
-    def __init__(self, folder: Path, defaults: Mapping[str, Any] | None = None) -> None:
-        self._defaults = dict(defaults or {})
-        self._path = folder / SETTINGS_FILE
-        self._changing = asyncio.Lock()
-
-    def routes(self) -> list[web.RouteDef]:
-        return [
-            web.get("/settings", self.all),
-            web.post("/settings", self.change_several),
-            web.get("/settings/{id}", self.one),
-            web.post("/settings/{id}", self.change_one),
-        ]
-
-    def read(self) -> dict[str, Any]:
-        try:
-            settings = json.loads(self._path.read_text(encoding="utf-8"))
-            if isinstance(settings, dict):
-                return self._defaults | settings
-            reason = "it is not a JSON object"
-        except FileNotFoundError:
-            return dict(self._defaults)
-        except (OSError, ValueError) as error:
-            reason = str(error)
-        aside = self._path.with_suffix(".broken.json")
-        log.warning("editor: cannot read %s (%s); renamed to %s", self._path, reason, aside)
-        shutil.move(self._path, aside)
-        return dict(self._defaults)
-
-    async def all(self, request: web.Request) -> web.Response:
-        return reply(self.read())
-
-    async def one(self, request: web.Request) -> web.Response:
-        return reply(self.read().get(request.match_info["id"]))
-
-    async def change_one(self, request: web.Request) -> web.Response:
-        return await self._change({request.match_info["id"]: await read_json(request)})
-
-    async def change_several(self, request: web.Request) -> web.Response:
-        return await self._change(await read_object(request))
-
-    async def _change(self, changes: dict[str, Any]) -> web.Response:
-        async with self._changing:
-            settings = self.read() | changes
-            text = json.dumps(settings, indent=4)
-            await asyncio.to_thread(write_bytes, self._path, text.encode())
-        return web.Response()
+from ..sd2.files.regular_file import special_kind
+from .editor_errors import StorageError
+from .messages import dumps, read_body, reply
 
 
 class UserData:
@@ -142,7 +85,8 @@ class UserData:
         path = path_inside(self._folder, request.match_info["file"], untrusted=True)
         if path.exists() and not _flag(request, "overwrite", default=True):
             return reply({"error": f"{path.name} exists."}, status=409)
-        body = await request.read()
+        check_replaceable(path)
+        body = await read_body(request)
         # A save that has begun is finished even if the page disconnects or the server stops.
         await asyncio.shield(asyncio.to_thread(write_bytes, path, body))
         return self._saved(request, path)
@@ -161,6 +105,7 @@ class UserData:
             return web.Response(status=404)
         if target.exists() and not _flag(request, "overwrite", default=True):
             return reply({"error": f"{target.name} exists."}, status=409)
+        check_replaceable(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         source.replace(target)
         return self._saved(request, target)
@@ -177,8 +122,9 @@ def _flag(request: web.Request, name: str, *, default: bool = False) -> bool:
 
 
 def _is_users(path: Path) -> bool:
-    """Whether this is a file, and not one of our own that is being written."""
-    return path.is_file() and not is_unfinished(path)
+    """Whether this is a file, and not one of our own: being written, or a lock."""
+    is_lock = path.name.startswith(".") and path.suffix == ".lock"
+    return path.is_file() and not is_unfinished(path) and not is_lock
 
 
 def _info(path: Path, name: str) -> dict[str, Any]:
@@ -186,6 +132,12 @@ def _info(path: Path, name: str) -> dict[str, Any]:
     modified = int(stat.st_mtime * 1000)
     created = int(getattr(stat, "st_birthtime", stat.st_ctime) * 1000)
     return {"path": name, "size": stat.st_size, "modified": modified, "created": created}
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise StorageError if *path* is a folder, a pipe or a device: they are not written over."""
+    if (kind := special_kind(path)) is not None:
+        raise StorageError(f"{path.name!r} is {kind}, not a file. Choose another name.")
 
 
 def sandboxed(response: web.FileResponse) -> web.FileResponse:

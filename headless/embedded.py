@@ -9,6 +9,8 @@ from ..sd2.files.png_text import PNG_SIGNATURE, read_png_texts
 from ..sd2.files.safetensors_header import looks_like_safetensors, read_safetensors_header
 from .workflow_errors import WorkflowError
 
+KEYWORDS = ("prompt", "workflow")
+
 
 def embedded_texts(path: Path) -> dict[str, str] | None:
     """The texts ``prompt`` (API format) and ``workflow`` (editor's) that a file carries.
@@ -22,11 +24,11 @@ def embedded_texts(path: Path) -> dict[str, str] | None:
         start = file.read(16)
     try:
         if start.startswith(PNG_SIGNATURE):
-            found = read_png_texts(path)
+            found = read_png_texts(path, KEYWORDS)
         elif looks_like_safetensors(start):
             _, found = read_safetensors_header(path)
         else:
             return None
     except UnreadableFileError as error:
         raise WorkflowError(str(error)) from error
-    return {key: found[key] for key in ("prompt", "workflow") if key in found}
+    return {key: found[key] for key in KEYWORDS if key in found}

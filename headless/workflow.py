@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..sd2.errors import SD2ClipError
+from ..sd2.files.bounded_json import JsonError, check_json_size, parse_json
+from ..sd2.files.regular_file import check_regular_file
 from .editor_format.to_prompt import workflow_to_prompt
 from .embedded import embedded_texts
 from .graph import Graph, is_ui_workflow, parse_prompt, unwrap_prompt
 from .node_class import NodeClasses
 from .workflow_errors import WorkflowError
+from .wrapped import unwrap_document
 
 
 @dataclass(frozen=True)
@@ -64,27 +67,26 @@ def load_workflow(
     try:
         document, ui_workflow = _read(path)
         return _to_workflow(document, ui_workflow, node_classes)
-    except WorkflowError as error:
+    except SD2ClipError as error:
         if str(error).startswith(str(path)):
             raise
         raise WorkflowError(f"{path}: {error}") from error
     except OSError as error:
         raise WorkflowError(f"{path}: {error.strerror or error}") from error
+    except ValueError as error:  # a name with NUL or a lone surrogate in it
+        raise WorkflowError(f"{str(path)!r} is not the name of a file: {error}") from error
 
 
 def _read(path: Path) -> tuple[Any, Mapping[str, Any] | None]:
     """Read the document in a file, and the editor's workflow if the file also contains it."""
+    check_regular_file(path)
     texts = embedded_texts(path)
     if texts is None:
-        data = path.read_bytes()
+        check_json_size(path.stat().st_size)
         try:
-            return json.loads(data.decode("utf-8-sig")), None
+            return parse_json(path.read_bytes()), None
         except UnicodeDecodeError:
             raise WorkflowError("neither JSON, nor a PNG or safetensors file") from None
-        except ValueError as error:  # also an integer with more digits than Python parses
-            raise WorkflowError(f"not JSON: {error}") from None
-        except RecursionError:
-            raise WorkflowError("not a workflow: nested too deeply") from None
     documents = {key: _parse_embedded(text) for key, text in texts.items()}
     workflow = documents.get("workflow")
     if not is_ui_workflow(workflow):
@@ -97,8 +99,8 @@ def _read(path: Path) -> tuple[Any, Mapping[str, Any] | None]:
 
 def _parse_embedded(text: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return parse_json(text)
+    except JsonError:
         return None
 
 
@@ -107,6 +109,8 @@ def _to_workflow(
 ) -> Workflow:
     classes = NodeClasses(node_classes)
     notes: tuple[str, ...] = ()
+    document, beside = unwrap_document(document)
+    ui_workflow = ui_workflow or beside
     if is_ui_workflow(document):
         ui_workflow = document
         prompt, notes = workflow_to_prompt(document, classes)

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from ..sd2.errors import SD2ClipError
+from ..sd2.errors import SD2ClipError, UnreadableFileError
+from ..sd2.files.bounded_yaml import read_yaml
 from ..sd2.files.file_kinds import WEIGHT_SUFFIXES
 from .interface import Clip, DevicePlacement, WeightChange, WeightsSource
 
@@ -30,9 +29,9 @@ def read_extra_model_paths(path: Path) -> dict[str, list[Path]]:
     Every section may have a ``base_path``; a value is one folder, or several on a line each.
     """
     try:
-        sections = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ModelFoldersError(f"{path} cannot be read: {error}") from error
+        sections = read_yaml(path)
+    except UnreadableFileError as error:
+        raise ModelFoldersError(str(error)) from error
     folders: dict[str, list[Path]] = {kind: [] for kind in MODEL_KINDS}
     if not isinstance(sections, Mapping):
         raise ModelFoldersError(
@@ -45,12 +44,34 @@ def read_extra_model_paths(path: Path) -> dict[str, list[Path]]:
             raise ModelFoldersError(
                 f"{path}: section {name!r} does not map kinds, such as 'checkpoints', to folders."
             )
-        base = Path(str(section.get("base_path", "")).strip()).expanduser()
+        base = _expand(_folder_text(section, "base_path", path), path)
         for kind in MODEL_KINDS:
-            for line in str(section.get(kind) or "").splitlines():
+            for line in _folder_text(section, kind, path).splitlines():
                 if line.strip():
-                    folders[kind].append(path.parent / base / Path(line.strip()).expanduser())
+                    folders[kind].append(path.parent / base / _expand(line, path))
     return folders
+
+
+def _folder_text(section: Mapping[Any, Any], key: str, path: Path) -> str:
+    """The folders that a section states under *key*, one a line."""
+    stated = section.get(key)
+    if isinstance(stated, (Mapping, list)):
+        raise ModelFoldersError(
+            f"{path}: {key!r} must be one folder, or several on a line each; found a "
+            f"{'list' if isinstance(stated, list) else 'mapping'}."
+        )
+    if "\0" in (text := str(stated or "")):
+        raise ModelFoldersError(f"{path}: {key!r} is not the name of a folder: it contains NUL.")
+    return text
+
+
+def _expand(name: str, path: Path) -> Path:
+    try:
+        folder = Path(name.strip()).expanduser()
+        folder.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:  # too long; ~ of an unknown user
+        raise ModelFoldersError(f"{path}: {name[:100]!r} cannot be a folder: {error}.") from error
+    return folder
 
 
 def model_folders(root: Path) -> dict[str, list[Path]]:
@@ -61,7 +82,7 @@ def model_folders(root: Path) -> dict[str, list[Path]]:
     """
     if not root.exists():
         raise ModelFoldersError(f"The models folder {root} does not exist.")
-    if root.is_file():
+    if not root.is_dir():
         return read_extra_model_paths(root)
     folders: dict[str, list[Path]] = {kind: [] for kind in MODEL_KINDS}
     found = False

@@ -1,11 +1,35 @@
 """The errors of this package. Each message says what was found, where, and what to do."""
 
+import re
 from collections.abc import Collection
 from itertools import islice
 
+MAX_MESSAGE = 1_000
+"""Characters of an error."""
+
+# Control characters but for tab and newline, those that reorder text, and lone surrogates.
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def plain_text(text: str, limit: int | None = MAX_MESSAGE) -> str:
+    """Return *text* with what a terminal would obey as escapes, and no longer than *limit*."""
+    text = _UNSAFE.sub(lambda found: ascii(found.group())[1:-1], text)
+    if limit is not None and len(text) > limit:
+        end = f" … ({len(text):,} characters)"
+        text = text[: limit - len(end)] + end
+    return text
+
 
 class SD2ClipError(Exception):
-    """Base of every error that a user can cause or cure."""
+    """Base of every error that a user can cause or cure.
+
+    Messages cite files and workflows of other people, so they are made plain and bounded here.
+    """
+
+    def __str__(self) -> str:
+        return plain_text(super().__str__())
 
 
 class UnreadableFileError(SD2ClipError):

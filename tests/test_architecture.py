@@ -19,7 +19,7 @@ ARROWS = {
     "clip": {"sd2", "host", "version"},
     "host": {"sd2.files", "sd2.errors", "sd2.sd2_clip", "sd2.sd2_tokenizer", "sd2.model"},
     "dataset": {"clip", "sd2", "host", "version"},
-    "headless": {"host.interface", "sd2.files", "sd2.errors"},
+    "headless": {"host.interface", "sd2.files", "sd2.errors", "sd2.syntax"},
     "editor": {"headless", "host", "sd2.files", "sd2.errors"},
     # The command line puts all the parts together.
     "cli": {"headless", "nodes", "clip", "sd2", "host", "editor", "dataset", "version", ""},

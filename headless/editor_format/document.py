@@ -22,6 +22,9 @@ OUTPUT_NODE = "-20"
 MUTED = 2
 BYPASSED = 4
 
+SETTERS = frozenset({"SetNode", "easy setNode"})
+"""Nodes of KJNodes and Easy-Use that give a name to a source."""
+
 
 @dataclass(frozen=True, slots=True)
 class UiInput:
@@ -46,11 +49,18 @@ class UiNode:
     """``widgets_values``: by position; of some packs by name."""
     named_values: dict[str, Any] | None
     """``widgets_values_named``, which new editors save in addition."""
+    properties: Mapping[str, Any]
     proxy_widgets: tuple[tuple[str, str], ...]
     """On an instance of a subgraph: node id and widget name of each inner widget shown on it."""
 
     def input(self, name: str) -> UiInput | None:
         return next((entry for entry in self.inputs if entry.name == name), None)
+
+    @property
+    def source_name(self) -> str | None:
+        """The name that a ``SetNode`` gives to its source, and a ``GetNode`` reads it by."""
+        name = self.values[0] if isinstance(self.values, list) and self.values else None
+        return name if isinstance(name, str) and name else None
 
     @property
     def label(self) -> str:
@@ -75,6 +85,10 @@ class UiGraph:
     input_names: tuple[str, ...] = ()
     output_links: tuple[str | None, ...] = ()
     """For each output of a subgraph, the id of the link to it."""
+    sent_links: tuple[UiLink, ...] | None = None
+    """What "Anything Everywhere" nodes sent when the workflow was saved; None if not recorded."""
+    notes: tuple[str, ...] = ()
+    """What could not be followed, for a person to read."""
 
     @cached_property
     def links_from_inputs(self) -> dict[int, list[str]]:
@@ -83,6 +97,15 @@ class UiGraph:
         for link_id, link in self.links.items():
             if link.origin_id == INPUT_NODE:
                 found.setdefault(link.origin_slot, []).append(link_id)
+        return found
+
+    @cached_property
+    def setters(self) -> dict[str, UiNode]:
+        """The nodes that give a name to a source, by that name; the first of several."""
+        found: dict[str, UiNode] = {}
+        for node in self.nodes.values():
+            if node.type in SETTERS and (name := node.source_name) is not None:
+                found.setdefault(name, node)
         return found
 
 
@@ -132,6 +155,7 @@ def _read_graph(graph: Mapping[str, Any]) -> UiGraph:
         name=str(graph.get("name") or ""),
         input_names=tuple(str(_mapping(slot).get("name")) for slot in _list(graph.get("inputs"))),
         output_links=tuple(into_outputs.get(slot) for slot in range(len(outputs))),
+        sent_links=_read_sent_links(_mapping(graph.get("extra")).get("ue_links")),
     )
 
 
@@ -151,6 +175,7 @@ def _read_node(raw: Any) -> UiNode:
         output_types=tuple(_type(_mapping(entry)) for entry in _list(raw.get("outputs"))),
         values=values if isinstance(values, (list, dict)) else None,
         named_values=named if isinstance(named, dict) else None,
+        properties=_mapping(raw.get("properties")),
         proxy_widgets=tuple(
             (str(entry[0]), str(entry[1]))
             for entry in _list(_mapping(raw.get("properties")).get("proxyWidgets"))
@@ -187,9 +212,28 @@ def _read_links(raw: Any) -> Iterator[tuple[str, UiLink]]:
             parts = [link.get(key) for key in keys]
         else:
             parts = _list(link)[:5]
-        if len(parts) < 5 or not isinstance(parts[2], int) or not isinstance(parts[4], int):
-            raise WorkflowError(f"a link cannot be read: {str(link)[:100]}")
-        yield str(parts[0]), UiLink(str(parts[1]), parts[2], str(parts[3]), parts[4])
+        made = _make_link(*parts[1:5]) if len(parts) == 5 else None
+        if made is None:
+            raise WorkflowError(
+                f"a link cannot be read: {str(link)[:100]}. It must state its id, a node and the "
+                "number of its output, a node and the number of its input"
+            )
+        yield str(parts[0]), made
+
+
+def _read_sent_links(raw: Any) -> tuple[UiLink, ...] | None:
+    if not isinstance(raw, list):
+        return None
+    keys = ("upstream", "upstream_slot", "downstream", "downstream_slot")
+    made = (_make_link(*map(_mapping(entry).get, keys)) for entry in raw)
+    return tuple(link for link in made if link is not None)
+
+
+def _make_link(origin: Any, origin_slot: Any, target: Any, target_slot: Any) -> UiLink | None:
+    for slot in (origin_slot, target_slot):
+        if not isinstance(slot, int) or slot < 0:
+            return None
+    return UiLink(str(origin), origin_slot, str(target), target_slot)
 
 
 def _list(raw: Any) -> list[Any]:

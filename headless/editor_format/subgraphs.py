@@ -6,15 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...sd2.files.limits import MAX_WORKFLOW_NODES
 from ..node_class import NodeClasses
 from ..topological import sort_sources_first
 from ..workflow_errors import WorkflowError
 from .document import BYPASSED, MUTED, UiDocument, UiGraph, UiNode
 from .widgets import has_widget
-
-MOST_NODES = 1_000_000
-"""Nested subgraphs can double at each level; this limit protects the memory."""
-
 
 Promoted = Mapping[str, tuple[str, str]]
 """Input of a subgraph -> node id and name of the widget in it that the input is linked to. Only the
@@ -50,8 +47,8 @@ def open_scopes(document: UiDocument, classes: NodeClasses) -> list[Scope]:
     count = 0
     for scope in scopes:  # grows while it is walked
         count += len(scope.graph.nodes)
-        if count > MOST_NODES:
-            raise WorkflowError(f"its subgraphs unfold into more than {MOST_NODES} nodes")
+        if count > MAX_WORKFLOW_NODES:
+            raise WorkflowError(f"its subgraphs unfold into more than {MAX_WORKFLOW_NODES:,} nodes")
         for node in scope.graph.nodes.values():
             graph = document.subgraphs.get(node.type)
             if graph is None or node.mode in (MUTED, BYPASSED):

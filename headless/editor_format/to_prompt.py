@@ -1,15 +1,22 @@
 """Converts a workflow in the editor's format, of any version, to a prompt in API format.
 
 This is what the editor does when it queues a prompt: notes, reroutes, primitives and muted nodes
-are removed, bypassed nodes pass an input through, subgraphs are unfolded.
+are removed, bypassed nodes pass an input through, subgraphs are unfolded, the choices and comments
+of dynamic prompts are resolved. The wiring of common node packs, which exists in the editor only,
+is unfolded too.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
+from ...sd2.errors import OptionError
+from ...sd2.syntax.dynamic_prompt import resolve_choices
 from ..graph import Link, Value
 from ..node_class import NodeClasses
 from ..workflow_errors import WorkflowError
@@ -17,20 +24,33 @@ from .document import (
     BYPASSED,
     INPUT_NODE,
     MUTED,
+    SETTERS,
     UiDocument,
     UiInput,
     UiLink,
     UiNode,
     read_ui_document,
 )
+from .everywhere import SENDERS, add_sent_links
 from .subgraphs import Scope, open_scopes
-from .widgets import input_type, values_without_class, widget_values
+from .widgets import input_type, is_dynamic_prompt, values_without_class, widget_values
 
 # Nodes that exist in the editor only.
 NOTES = frozenset({"Note", "MarkdownNote"})
-REROUTE = "Reroute"
 PRIMITIVE = "PrimitiveNode"
-EDITOR_ONLY = NOTES | {REROUTE, PRIMITIVE}
+GETTERS = frozenset({"GetNode", "easy getNode"})
+PASSING = frozenset({"Reroute", "Reroute (rgthree)"}) | SETTERS
+"""Nodes that pass their input on."""
+CONTROLS = frozenset(
+    f"{name} (rgthree)"
+    for name in (
+        *("Bookmark", "Label", "Fast Muter", "Fast Bypasser", "Fast Groups Muter"),
+        *("Fast Groups Bypasser", "Fast Actions Button", "Mute / Bypass Relay"),
+        *("Mute / Bypass Repeater", "Node Collector", "Random Unmuter"),
+    )
+)
+"""Nodes that label the canvas or switch other nodes; what they switched is saved in those."""
+EDITOR_ONLY = NOTES | {PRIMITIVE} | GETTERS | PASSING | CONTROLS | SENDERS
 
 
 def workflow_to_prompt(
@@ -44,7 +64,7 @@ def workflow_to_prompt(
     Raises:
         WorkflowError: naming the node.
     """
-    converter = _Converter(read_ui_document(workflow), classes)
+    converter = _Converter(add_sent_links(read_ui_document(workflow)), classes)
     return converter.convert(), tuple(converter.notes)
 
 
@@ -62,7 +82,10 @@ class _Converter:
     def __init__(self, document: UiDocument, classes: NodeClasses) -> None:
         self.document = document
         self.classes = classes
-        self.notes: list[str] = []
+        self.notes = [
+            note for graph in (document.root, *document.subgraphs.values()) for note in graph.notes
+        ]
+        self.random = Random()
         self.values: dict[UiNode, dict[str, Any]] = {}
         self.resolved: dict[tuple[Scope, str, int, str], Link | Value | _Pushed | None] = {}
 
@@ -72,6 +95,8 @@ class _Converter:
             for node in scope.graph.nodes.values():
                 if self._is_emitted(node):
                     prompt[scope.prefix + node.id] = self._emit(scope, node)
+                elif node.type in CONTROLS and node.mode not in (MUTED, BYPASSED):
+                    self.notes.append(f"{node.label}: left out; it does nothing in a run")
         return prompt
 
     def _is_emitted(self, node: UiNode) -> bool:
@@ -81,17 +106,56 @@ class _Converter:
 
     def _emit(self, scope: Scope, node: UiNode) -> dict[str, Any]:
         values = self._values(node) | scope.inner_values.get(node.id, {})
-        inputs = {name: _wrap(value) for name, value in values.items()}
+        stated: dict[str, Any] = {}
         for entry in node.inputs:
             source = self._resolve(scope, node, entry)
             if isinstance(source, Link):
-                inputs[entry.name] = [source.node_id, source.slot]
+                stated[entry.name] = [source.node_id, source.slot]
             elif isinstance(source, Value):
-                inputs[entry.name] = _wrap(source.value)
+                stated[entry.name] = _wrap(source.value)
+                self._note_unresolved(scope, node, entry.name, source.value)
+            elif source is not None:
+                values[entry.name] = source.value
+        own = {
+            name: _wrap(self._resolve_text(scope, node, name, value))
+            for name, value in values.items()
+            if name not in stated
+        }
+        inputs = {name: stated[name] if name in stated else own[name] for name in values} | stated
         title = node.title
         if title is None and node.type in self.classes:
             title = self.classes[node.type].title
         return {"inputs": inputs, "class_type": node.type, "_meta": {"title": title or node.type}}
+
+    def _resolve_text(self, scope: Scope, node: UiNode, name: str, value: Any) -> Any:
+        """Resolve the choices and comments of a text, if its widget is declared so."""
+        if not self._is_dynamic_prompt(node, name) or not isinstance(value, str):
+            return value
+        try:
+            resolved = resolve_choices(value, self.random)
+        except OptionError as error:
+            raise WorkflowError(f"{node.label}, input '{name}': {error}") from error
+        if resolved != value:
+            quoted = json.dumps(resolved, ensure_ascii=False)
+            self.notes.append(
+                f"{_label(scope, node)}: '{name}' is {quoted} in this run, after its choices were "
+                "drawn and its comments left out"
+            )
+        return resolved
+
+    def _note_unresolved(self, scope: Scope, node: UiNode, name: str, value: Any) -> None:
+        if self._is_dynamic_prompt(node, name) and isinstance(value, str):
+            with suppress(OptionError):
+                if resolve_choices(value, self.random) == value:
+                    return
+            self.notes.append(
+                f"{_label(scope, node)}: the choices and comments of '{name}' are kept, as the "
+                "editor does for a widget of a subgraph"
+            )
+
+    def _is_dynamic_prompt(self, node: UiNode, name: str) -> bool:
+        spec = self.classes[node.type].spec(name) if node.type in self.classes else None
+        return spec is not None and is_dynamic_prompt(spec)
 
     def _values(self, node: UiNode) -> dict[str, Any]:
         if node not in self.values:
@@ -117,9 +181,9 @@ class _Converter:
 
     # Where an input comes from
 
-    def _resolve(self, scope: Scope, node: UiNode, entry: UiInput) -> Link | Value | None:
-        """Find the node that feeds an input, or the value that another node stores for it; None if
-        there is neither."""
+    def _resolve(self, scope: Scope, node: UiNode, entry: UiInput) -> Link | Value | _Pushed | None:
+        """Find the node that feeds an input, or the value that another node stores for it or
+        writes into its widget; None if there is none."""
         start = scope
         link = self._link(scope, node, entry)
         wanted = entry.type
@@ -148,10 +212,10 @@ class _Converter:
         if not isinstance(found, _Pushed):
             return found
         if found.scope is start:
-            return Value(found.value)
+            return found
         self.notes.append(
-            f"{start.prefix}{node.id} ({node.title or node.type}): input '{entry.name}' keeps its "
-            f"own value; {found.label} does not reach into the subgraph, as in the editor"
+            f"{_label(start, node)}: input '{entry.name}' keeps its own value; {found.label} does "
+            "not reach into the subgraph, as in the editor"
         )
         return None
 
@@ -180,10 +244,28 @@ class _Converter:
             return (child, child.graph.links[inner], wanted) if inner is not None else None
         if self._is_emitted(node):
             return Link(scope.prefix + node.id, link.origin_slot)
-        if node.type == REROUTE and node.inputs:
+        if node.type in PASSING and node.inputs:
             return scope, self._link(scope, node, node.inputs[0]), wanted
+        if node.type in GETTERS:
+            return self._read_name(scope, node, wanted)
         if node.type == PRIMITIVE:
             return _primitive_value(node, scope)
+        return None
+
+    def _read_name(
+        self, scope: Scope, getter: UiNode, wanted: str
+    ) -> tuple[Scope, UiLink | None, str] | None:
+        """Find the source that a ``SetNode`` names, in this subgraph or else in one around it."""
+        name = getter.source_name or ""
+        around: Scope | None = scope
+        while around is not None:
+            setter = around.graph.setters.get(name)
+            if setter is not None and setter.inputs:
+                return around, self._link(around, setter, setter.inputs[0]), wanted
+            around = around.parent
+        self.notes.append(
+            f"{getter.label}: no node of this workflow sets the name {name!r}; ignored"
+        )
         return None
 
     def _leave_subgraph(
@@ -261,6 +343,10 @@ class _Converter:
         ]
         names = {spec.name for spec in specs}
         return sockets + [entry for entry in node.inputs if entry.name not in names]
+
+
+def _label(scope: Scope, node: UiNode) -> str:
+    return f"node {scope.prefix}{node.id} ({node.title or node.type})"
 
 
 def _primitive_value(node: UiNode, scope: Scope) -> _Pushed | None:

@@ -49,6 +49,11 @@ def has_widget(spec: InputSpec) -> bool:
     return spec.options.get("widgetType", input_type(spec)) in WIDGET_TYPES
 
 
+def is_dynamic_prompt(spec: InputSpec) -> bool:
+    """Whether the editor resolves choices and comments in the text of this widget."""
+    return spec.type == "STRING" and spec.options.get("dynamicPrompts") is True
+
+
 def widget_slots(cls: NodeClass) -> list[WidgetSlot]:
     """List all positions of ``widgets_values`` for this class."""
     return [slot for spec in cls.inputs if has_widget(spec) for slot in _slots_of(spec)]

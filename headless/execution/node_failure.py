@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...sd2.errors import plain_text
 from ..graph import Node
 
 LONGEST_INPUT_SHOWN = 1000
@@ -32,7 +33,7 @@ class NodeFailure:
         where = f"node {self.node_id} ({self.title})"
         if self.input_name is not None:
             where += f", input '{self.input_name}'"
-        return f"{where}: {self.message}"
+        return plain_text(f"{where}: {self.message}")
 
 
 def describe_failure(
@@ -45,7 +46,7 @@ def describe_failure(
         node_id=node.id,
         class_type=node.class_type or "",
         title=title,
-        message=str(error) or kind.__name__,
+        message=plain_text(str(error) or kind.__name__),
         exception=error,
         exception_type=f"{module}{kind.__qualname__}",
         traceback=tuple(traceback.format_tb(error.__traceback__)),

@@ -62,6 +62,9 @@ class BadNode:
     problems: tuple[Problem, ...]
     dependent_outputs: tuple[str, ...]
     """The ids of the output nodes that cannot run because of it."""
+    is_unused: bool = False
+    """Whether its class is not installed, but nothing reads from it either: most such nodes are
+    labels and switches of the editor, and what can run is complete without them."""
 
 
 def _text(message: str, details: str) -> str:

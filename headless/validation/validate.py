@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
+from ...sd2.errors import plain_text
 from ..graph import Graph, Link, Node
 from ..topological import find_cycles, sort_sources_first
 from ..workflow import Workflow
@@ -42,13 +44,17 @@ class Validation:
         return self.error is None
 
     def lines(self) -> list[str]:
-        """The errors for a person to read, one per line, with node and title."""
+        """The errors for a person to read, one per line, with node and title.
+
+        Unused nodes count only if nothing can run.
+        """
         if self.error is not None and not self.bad_nodes:
-            return [str(self.error)]
+            return [plain_text(str(self.error))]
         return [
-            f"node {node_id} ({bad.title}): {problem}"
+            plain_text(f"node {node_id} ({bad.title}): {problem}")
             for node_id, bad in self.bad_nodes.items()
             for problem in bad.problems
+            if not (self.ok and bad.is_unused)
         ]
 
 
@@ -92,6 +98,13 @@ class _Validator:
             # A class that is not installed is the first thing to report.
             reached = [node for node in absent if node.id in self.sources or not wanted]
             error = self._not_installed(*reached) if reached else self._no_output(wanted, bad_nodes)
+        else:
+            self.notes += [
+                f"node {node_id} ({bad.title}): class {bad.node.class_type!r} is not installed, "
+                "and nothing reads from this node; left out"
+                for node_id, bad in bad_nodes.items()
+                if bad.is_unused
+            ]
         needed = self._needed(outputs)
         return Validation(
             self.workflow,
@@ -239,8 +252,26 @@ class _Validator:
                 self._title(self.graph[node_id]),
                 tuple(self.problems[node_id]),
                 tuple(outputs),
+                self._is_unused(self.graph[node_id]),
             )
             for node_id, outputs in dependent.items()
+        }
+
+    def _is_unused(self, node: Node) -> bool:
+        """Whether the run is complete without this node. A class name like that of an installed
+        class is rather a misspelt node that somebody wants."""
+        if node.class_type is None or node.class_type in self.classes:
+            return False
+        return node.id not in self._read_ids and self.classes.like(node.class_type) is None
+
+    @cached_property
+    def _read_ids(self) -> set[str]:
+        """The ids of all nodes that an input is linked to."""
+        return {
+            received.node_id
+            for node in self.graph.values()
+            for received in node.inputs.values()
+            if isinstance(received, Link)
         }
 
     def _needed(self, roots: Iterable[str], among: Collection[str] | None = None) -> set[str]:

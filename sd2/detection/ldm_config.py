@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import NotSD2Error, OptionError, UnreadableFileError
+from ..files.bounded_yaml import read_yaml
 
 LAYERS = ("last", "penultimate", "hidden")
 """Layers that a config can name. "hidden" needs ``layer_idx``; ldm itself has the first two."""
 
-_MAX_BYTES = 1 << 20
 _ARCH = "ViT-H-14"
 _OURS = ("FrozenOpenCLIPEmbedder", "FrozenOpenCLIPEmbedder2")
 _OTHERS = {
@@ -81,19 +81,7 @@ def read_ldm_config(path: str | os.PathLike[str]) -> LdmTextEncoder:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        with path.open("rb") as file:
-            text = file.read(_MAX_BYTES + 1)
-        if len(text) > _MAX_BYTES:
-            raise UnreadableFileError(f"{path}: too large for a config. Is it a checkpoint?")
-        loaded = yaml.safe_load(text)
-    except OSError as error:
-        raise UnreadableFileError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UnreadableFileError(f"{path}: not readable as YAML: {reason}") from error
+    loaded = read_yaml(path)
     if not isinstance(loaded, dict):
         raise UnreadableFileError(f"{path}: not a config: its top level is not a mapping.")
     return loaded

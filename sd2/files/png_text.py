@@ -4,53 +4,74 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 
 from ..errors import UnreadableFileError
+from .limits import MAX_PNG_CHUNKS, MAX_PNG_TEXT_BYTES
+from .regular_file import check_regular_file
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
-MAX_TEXT_BYTES = 64 << 20
-"""Of one text. Workflows and embeddings are far smaller; a compressed bomb is not."""
+MAX_KEYWORD_BYTES = 79
+"""Of the format itself."""
 
 
-def read_png_texts(path: Path) -> dict[str, str]:
-    """The text of each keyword; the first one counts. UnreadableFileError for a damaged file."""
+def read_png_texts(path: Path, keywords: Collection[str]) -> dict[str, str]:
+    """Read the text of each of *keywords* that is there; the first one counts.
+
+    Other texts are skipped, and all that are read share one budget of memory.
+
+    Raises:
+        UnreadableFileError: for a damaged file.
+    """
+    check_regular_file(path)
     texts: dict[str, str] = {}
+    budget = MAX_PNG_TEXT_BYTES
     with path.open("rb") as file:
         file.seek(len(PNG_SIGNATURE))
-        while len(head := file.read(8)) == 8:
+        for _ in range(MAX_PNG_CHUNKS):
+            head = file.read(8)
+            if len(head) < 8:
+                break
             length, kind = struct.unpack(">I4s", head)
             if kind == b"IEND":
                 return texts
-            if kind not in (b"tEXt", b"zTXt", b"iTXt"):
-                file.seek(length + 4, 1)  # the data, and its checksum
-                continue
-            data = file.read(min(length, MAX_TEXT_BYTES))
-            if len(data) < length:
-                break
-            file.seek(4, 1)
-            try:
-                keyword, text = _parse_chunk(kind, data)
-            except (ValueError, zlib.error) as error:
-                raise UnreadableFileError(
-                    f"{path}: a text chunk of this PNG is damaged: {error}."
-                ) from error
-            texts.setdefault(keyword, text)
+            after = file.tell() + length + 4  # the data, and its checksum
+            if kind in (b"tEXt", b"zTXt", b"iTXt"):
+                start = file.read(min(length, MAX_KEYWORD_BYTES + 1))
+                keyword = start.partition(b"\0")[0].decode("latin-1")
+                if keyword in keywords and keyword not in texts:
+                    if length > budget:
+                        raise _too_large(path)
+                    data = start + file.read(length - len(start))
+                    if len(data) < length:
+                        break
+                    text = _parse_chunk(path, kind, data, budget)
+                    budget -= len(text)
+                    texts[keyword] = text
+            file.seek(after)
     raise UnreadableFileError(f"{path}: this PNG is damaged: it ends before its last chunk.")
 
 
-def _parse_chunk(kind: bytes, data: bytes) -> tuple[str, str]:
-    """Keyword and text of one chunk, laid out as the PNG specification says."""
-    keyword, _, rest = data.partition(b"\0")
-    if kind == b"tEXt":
-        return keyword.decode("latin-1"), _decode(rest)
-    if kind == b"zTXt":
-        return keyword.decode("latin-1"), _decode(_inflate(rest[1:]))
-    compressed = rest[:1] == b"\1"
-    _language, _, rest = rest[2:].partition(b"\0")
-    _translated, _, rest = rest.partition(b"\0")
-    return keyword.decode("latin-1"), (_inflate(rest) if compressed else rest).decode("utf-8")
+def _parse_chunk(path: Path, kind: bytes, data: bytes, budget: int) -> str:
+    """Return the text of one chunk, laid out as the PNG specification says."""
+    _keyword, _, rest = data.partition(b"\0")
+    is_compressed = kind == b"zTXt"
+    if kind == b"iTXt":
+        is_compressed = rest[:1] == b"\1"
+        _language, _, rest = rest[2:].partition(b"\0")
+        _translated, _, rest = rest.partition(b"\0")
+    elif is_compressed:
+        rest = rest[1:]
+    try:
+        if is_compressed:
+            rest = _inflate(path, rest, budget)
+        return rest.decode("utf-8") if kind == b"iTXt" else _decode(rest)
+    except (ValueError, zlib.error) as error:
+        raise UnreadableFileError(
+            f"{path}: a text chunk of this PNG is damaged: {error}."
+        ) from error
 
 
 def _decode(data: bytes) -> str:
@@ -61,9 +82,17 @@ def _decode(data: bytes) -> str:
         return data.decode("latin-1")
 
 
-def _inflate(data: bytes) -> bytes:
+def _inflate(path: Path, data: bytes, budget: int) -> bytes:
     inflater = zlib.decompressobj()
-    text = inflater.decompress(data, MAX_TEXT_BYTES)
+    text = inflater.decompress(data, budget + 1)
+    if len(text) > budget:
+        raise _too_large(path)
     if not inflater.eof:
-        raise ValueError(f"it is truncated, or larger than {MAX_TEXT_BYTES:,} bytes")
+        raise ValueError("it is truncated")
     return text
+
+
+def _too_large(path: Path) -> UnreadableFileError:
+    return UnreadableFileError(
+        f"{path}: the texts of this PNG are larger than {MAX_PNG_TEXT_BYTES:,} bytes."
+    )

@@ -183,7 +183,7 @@ def _read_safetensors(
 
 
 def _read_png(path: Path) -> Any:
-    text = read_png_texts(path).get(_PNG_KEYWORD)
+    text = read_png_texts(path, [_PNG_KEYWORD]).get(_PNG_KEYWORD)
     if text is None:
         raise UnusableEmbeddingError(
             f"this picture has no text chunk {_PNG_KEYWORD!r} (vectors hidden in its pixels are "

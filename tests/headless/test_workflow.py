@@ -1,11 +1,17 @@
 import json
 import struct
 import zlib
+from copy import deepcopy
+from pathlib import Path
 
 import pytest
 from fake_graph import NODES, node
+from sd2_clip import NODE_CLASS_MAPPINGS
+from sd2_clip.headless.validation.validate import validate
 from sd2_clip.headless.workflow import load_workflow
 from sd2_clip.headless.workflow_errors import WorkflowError
+
+EDITOR_WORKFLOWS = Path(__file__).parents[1] / "data" / "editor_workflows"
 
 PROMPT = {"1": node("Number", value=3, title="Ünïcode 猫"), "2": node("Show", value=["1", 0])}
 UI = {
@@ -63,7 +69,10 @@ def load(tmp_path, data):
     [
         pytest.param(json.dumps(PROMPT).encode(), id="JSON"),
         pytest.param(b"\xef\xbb\xbf" + json.dumps(PROMPT).encode(), id="JSON with a BOM"),
+        pytest.param(json.dumps(PROMPT).encode("utf-16"), id="UTF-16 with a BOM"),
+        pytest.param(json.dumps(PROMPT).encode("utf-16-be"), id="UTF-16"),
         pytest.param(json.dumps({"prompt": PROMPT}).encode(), id="wrapped JSON"),
+        pytest.param(json.dumps(json.dumps(PROMPT)).encode(), id="JSON string"),
         pytest.param(png(plain("prompt", PROMPT)), id="PNG tEXt"),
         pytest.param(png(compressed("prompt", PROMPT)), id="PNG zTXt"),
         pytest.param(png(international("prompt", PROMPT)), id="PNG iTXt"),
@@ -110,7 +119,7 @@ def test_titles_name_every_node(tmp_path):
     [
         pytest.param(b"", "not JSON", id="empty"),
         pytest.param(b"{", "not JSON", id="cut JSON"),
-        pytest.param(b"[" * 100_000, "not", id="JSON nested too deeply"),
+        pytest.param(b"[" * 100_000, "too deep", id="JSON nested too deeply"),
         pytest.param(b'{"5": ' + b"9" * 5000 + b"}", "not JSON|node 5", id="number without end"),
         pytest.param(b"\xff\xd8\xff\xe0", "neither JSON", id="JPEG"),
         pytest.param(b"5", "JSON object", id="number"),
@@ -139,3 +148,37 @@ def test_what_is_no_workflow_is_named(tmp_path, data, words):
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(WorkflowError, match=r"nothing\.json: No such file"):
         load_workflow(tmp_path / "nothing.json", NODES)
+
+
+class DynamicEncode(NODE_CLASS_MAPPINGS["EncodeSD2Text"]):
+    """Encode SD2 Text, with the widget's declaration that these tests are about."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        declared = deepcopy(super().INPUT_TYPES())
+        declared["required"]["text"][1]["dynamicPrompts"] = True
+        return declared
+
+
+@pytest.mark.parametrize(
+    ("name", "texts", "noted"),
+    [
+        ("bookmark_rgthree", {"a cat"}, ["node 10 (Bookmark (rgthree)): left out"]),
+        ("reroute_rgthree", {"a cat"}, []),
+        (
+            "dynamic_prompt",
+            {"a red cat \n sitting", "a green cat \n sitting"},
+            ["node 2 (EncodeSD2Text): 'text' is \"a "],
+        ),
+    ],
+)
+def test_workflows_with_what_only_the_editor_has_can_run(name, texts, noted, standalone, tmp_path):
+    (tmp_path / "models/text_encoders/sd2-RANDOM-WEIGHTS-demo.safetensors").touch()
+    classes = {**NODE_CLASS_MAPPINGS, "EncodeSD2Text": DynamicEncode}
+    workflow = load_workflow(EDITOR_WORKFLOWS / f"{name}.json", classes)
+    validation = validate(workflow)
+    assert (validation.outputs, validation.lines()) == (("3",), [])
+    assert workflow.prompt["2"]["inputs"]["clip"] == ["1", 0]
+    assert workflow.prompt["2"]["inputs"]["text"] in texts
+    notes = [note for note in workflow.notes if "saved widget values" not in note]
+    assert [note[: len(start)] for note, start in zip(notes, noted, strict=True)] == noted

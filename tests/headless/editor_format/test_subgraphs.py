@@ -198,7 +198,7 @@ def test_primitive_does_not_reach_into_a_subgraph():
     canvas.define("sub", inside(text=1), inputs="clip:CLIP text:STRING", outputs="C:COND")
     prompt, notes = workflow_to_prompt(canvas.document(), NodeClasses(CLASSES))
     assert prompt["5:7"]["inputs"]["text"] == "inner"
-    assert notes[0].startswith("5:7 (Encode): input 'text' keeps its own value")
+    assert notes[0].startswith("node 5:7 (Encode): input 'text' keeps its own value")
 
 
 def test_primitive_inside_fills_a_widget_inside():
@@ -269,7 +269,7 @@ def test_subgraph_in_itself_is_an_error():
 
 
 def test_subgraphs_cannot_fill_the_memory(monkeypatch):
-    monkeypatch.setattr("sd2_clip.headless.editor_format.subgraphs.MOST_NODES", 1000)
+    monkeypatch.setattr("sd2_clip.headless.editor_format.subgraphs.MAX_WORKFLOW_NODES", 1000)
     canvas = Canvas()
     for level in range(40):
         inner = Canvas()
@@ -277,7 +277,7 @@ def test_subgraphs_cannot_fill_the_memory(monkeypatch):
         inner.add(2, f"level{level + 1}")
         canvas.define(f"level{level}", inner)
     canvas.add(1, "level0")
-    with pytest.raises(WorkflowError, match="more than 1000 nodes"):
+    with pytest.raises(WorkflowError, match="more than 1,000 nodes"):
         convert(canvas)
 
 

@@ -1,4 +1,7 @@
+import json
+
 import pytest
+from fake_graph import fake_node
 from sd2_clip.headless.editor_format.to_prompt import workflow_to_prompt
 from sd2_clip.headless.node_class import NodeClasses
 from sd2_clip.headless.workflow_errors import WorkflowError
@@ -201,3 +204,182 @@ def test_source_that_is_not_there_is_noted():
     canvas = basic()
     del canvas.nodes[1]
     assert notes(canvas) == ("a link comes from node 1, which does not exist; ignored",)
+
+
+def dynamic(text, **declared):
+    """A workflow of one text node, and its classes."""
+    options = {"multiline": True, "dynamicPrompts": True} | declared
+    canvas = Canvas()
+    canvas.add(1, "Text", [text, text], title="Prompt")
+    text_node = fake_node(required={"text": ("STRING", options), "plain": ("STRING", {})})
+    return canvas, NodeClasses({"Text": text_node})
+
+
+def test_choices_and_comments_of_dynamic_prompts_are_resolved():
+    text = "a {red|green} cat // not this\n/* nor\nthis */ sitting"
+    canvas, classes = dynamic(text)
+    found = set()
+    for _ in range(40):
+        prompt, told = workflow_to_prompt(canvas.document(), classes)
+        assert prompt["1"]["inputs"]["plain"] == text
+        found.add(resolved := prompt["1"]["inputs"]["text"])
+        assert told == (
+            f"node 1 (Prompt): 'text' is {json.dumps(resolved)} in this run, after its choices "
+            "were drawn and its comments left out",
+        )
+    assert found == {"a red cat \n sitting", "a green cat \n sitting"}
+
+
+@pytest.mark.parametrize("declared", [False, None, "true", 1])
+def test_text_is_kept_unless_its_class_declares_dynamic_prompts(declared):
+    canvas, classes = dynamic("{a|b} // c", dynamicPrompts=declared)
+    prompt, told = workflow_to_prompt(canvas.document(), classes)
+    assert (prompt["1"]["inputs"]["text"], told) == ("{a|b} // c", ())
+
+
+def test_text_without_choices_and_comments_is_not_noted():
+    canvas, classes = dynamic("a cat")
+    assert workflow_to_prompt(canvas.document(), classes)[1] == ()
+
+
+def test_text_of_a_primitive_is_resolved():
+    canvas, classes = dynamic("own // c")
+    canvas.nodes[1]["inputs"] = [
+        {"name": "text", "type": "STRING", "link": None, "widget": {"name": "text"}}
+    ]
+    canvas.add(2, "PrimitiveNode", ["{x|x} // c"], outputs="STRING:STRING")
+    canvas.link(2, 0, 1, "text")
+    prompt, told = workflow_to_prompt(canvas.document(), classes)
+    assert prompt["1"]["inputs"]["text"] == "x "
+    assert len(told) == 1
+
+
+def test_text_that_a_link_replaces_is_neither_resolved_nor_noted():
+    canvas, classes = dynamic("own // c")
+    canvas.nodes[1]["inputs"] = [{"name": "text", "type": "STRING", "link": None}]
+    canvas.add(2, "Other", outputs="STRING:STRING")
+    canvas.link(2, 0, 1, "text")
+    prompt, told = workflow_to_prompt(canvas.document(), classes)
+    assert (prompt["1"]["inputs"]["text"], told) == (["2", 0], ())
+
+
+def test_text_of_a_subgraph_widget_is_kept_as_in_the_editor():
+    canvas, classes = dynamic("inner")
+    canvas.nodes[1]["inputs"] = [
+        {"name": "text", "type": "STRING", "link": None, "widget": {"name": "text"}}
+    ]
+    canvas.link(-10, 0, 1, "text")
+    outer = Canvas()
+    outer.add(5, "sub", ["{a|b}"], inputs="text!:STRING")
+    outer.define("sub", canvas, inputs="text:STRING")
+    prompt, told = workflow_to_prompt(outer.document(), classes)
+    assert prompt["5:1"]["inputs"]["text"] == "{a|b}"
+    assert "comments of 'text' are kept" in told[0]
+
+
+def test_choices_without_end_name_the_node():
+    canvas, classes = dynamic("{" * 2_000)
+    with pytest.raises(WorkflowError, match=r"node 1 \(Prompt\), input 'text': .*nests choices"):
+        workflow_to_prompt(canvas.document(), classes)
+
+
+def test_reroutes_of_rgthree_vanish():
+    canvas = basic()
+    canvas.nodes[2]["inputs"][0]["link"] = None
+    canvas.add(10, "Reroute (rgthree)", inputs=":*", outputs=":CLIP")
+    canvas.link(1, 0, 10, "")
+    canvas.link(10, 0, 2, "clip")
+    assert convert(canvas) == BASIC
+    assert notes(canvas) == ()
+
+
+@pytest.mark.parametrize(
+    "name", ["Bookmark", "Label", "Fast Groups Muter", "Fast Bypasser", "Mute / Bypass Repeater"]
+)
+def test_labels_and_switches_of_rgthree_are_a_note(name):
+    canvas = basic()
+    canvas.add(10, f"{name} (rgthree)", ["1", 1], inputs=":*", outputs="OPT_CONNECTION:*")
+    canvas.add(11, "Fast Muter (rgthree)", [], inputs=":*", outputs="OPT_CONNECTION:*")
+    canvas.link(2, 0, 10, "")
+    canvas.link(10, 0, 11, "")
+    assert convert(canvas) == BASIC
+    assert [note.partition(":")[0] for note in notes(canvas)] == [
+        f"node 10 ({name} (rgthree))",
+        "node 11 (Fast Muter (rgthree))",
+    ]
+
+
+def named(getter="GetNode", setter="SetNode", name="clip"):
+    """The basic workflow; "Encode" reads the source by a name."""
+    canvas = basic()
+    canvas.nodes[2]["inputs"][0]["link"] = None
+    canvas.add(10, setter, ["clip"], inputs="CLIP:CLIP", outputs="CLIP:CLIP", title="Set_clip")
+    canvas.add(11, getter, [name], outputs="CLIP:CLIP", title="Get_clip")
+    canvas.link(1, 0, 10, "CLIP")
+    canvas.link(11, 0, 2, "clip")
+    return canvas
+
+
+@pytest.mark.parametrize(
+    ("getter", "setter"), [("GetNode", "SetNode"), ("easy getNode", "easy setNode")]
+)
+def test_getter_reads_what_a_setter_names(getter, setter):
+    canvas = named(getter, setter)
+    assert convert(canvas) == BASIC
+    assert notes(canvas) == ()
+
+
+def test_setter_passes_its_input_on():
+    canvas = named()
+    canvas.links[-1][1] = 10
+    assert convert(canvas) == BASIC
+
+
+def test_getter_of_a_bypassed_setter_reads_its_source_as_in_the_editor():
+    canvas = named()
+    canvas.nodes[10]["mode"] = 4
+    assert convert(canvas) == BASIC
+
+
+@pytest.mark.parametrize("mode", [2, 4], ids=["muted", "bypassed"])
+def test_switched_off_getter_reads_nothing(mode):
+    canvas = named()
+    canvas.nodes[11]["mode"] = mode
+    assert "clip" not in inputs(canvas, "2")
+
+
+@pytest.mark.parametrize("name", ["other", None, "", ["clip"]])
+def test_name_that_no_setter_gives_is_noted(name):
+    canvas = named(name=name)
+    assert "clip" not in inputs(canvas, "2")
+    assert notes(canvas)[0].startswith("node 11 (Get_clip): no node of this workflow sets")
+
+
+def test_getter_finds_setters_around_its_subgraph():
+    inner = Canvas()
+    inner.add(2, "Encode", ["a cat", 0.5], inputs="clip:CLIP", outputs="COND:COND")
+    inner.add(11, "GetNode", ["clip"], outputs="CLIP:CLIP")
+    inner.link(11, 0, 2, "clip")
+    inner.link(2, 0, -20, "0")
+    canvas = Canvas()
+    canvas.add(1, "Load", ["b.pt", -1], outputs="CLIP:CLIP info:STRING")
+    canvas.add(10, "SetNode", ["clip"], inputs="CLIP:CLIP", outputs="*:*")
+    canvas.add(5, "sub", outputs="COND:COND")
+    canvas.link(1, 0, 10, "CLIP")
+    canvas.define("sub", inner, outputs="COND:COND")
+    assert inputs(canvas, "5:2")["clip"] == ["1", 0]
+
+
+def test_names_in_a_circle_are_an_error():
+    canvas = named()
+    canvas.links[2][1] = 11
+    with pytest.raises(WorkflowError, match="in a circle"):
+        convert(canvas)
+
+
+@pytest.mark.parametrize("slots", [(-5, 0), (0, -1)])
+def test_negative_slots_are_refused(slots):
+    canvas = basic()
+    canvas.links[0][2], canvas.links[0][4] = slots
+    with pytest.raises(WorkflowError, match=r"a link cannot be read: \[1, 1,"):
+        convert(canvas)

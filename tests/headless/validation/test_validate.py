@@ -69,10 +69,33 @@ def test_what_does_not_depend_on_a_missing_class_can_run():
     assert validation.bad_nodes["5"].dependent_outputs == ("6",)
 
 
-def test_missing_class_that_nothing_needs_is_still_named():
-    validation = validated({"5": node("Fancy"), "7": node("Show", value=1)}, NODES)
-    assert validation.ok
+def test_missing_class_that_nothing_reads_from_is_a_note():
+    prompt = {"5": node("Fancy", value=["6", 0], title="My Fancy"), "6": node("Number", value=1)}
+    validation = validated(prompt | {"7": node("Show", value=["6", 0])}, NODES)
+    assert (validation.ok, validation.lines()) == (True, [])
+    assert validation.notes == (
+        "node 5 (My Fancy): class 'Fancy' is not installed, and nothing reads from this node; "
+        "left out",
+    )
     assert only_problem(validation, "5").kind == "missing_node_type"
+
+
+def test_missing_class_that_another_missing_one_reads_from_is_an_error():
+    prompt = {"5": node("Fancy"), "6": node("Fancier", value=["5", 0])}
+    validation = validated(prompt | {"7": node("Show", value=1)}, NODES)
+    assert [line.partition(":")[0] for line in validation.lines()] == ["node 5 (Fancy)"]
+
+
+def test_misspelt_class_that_nothing_reads_from_is_an_error():
+    validation = validated({"5": node("Shw", value=1), "7": node("Show", value=1)}, NODES)
+    assert validation.ok
+    assert "did you mean 'Show'?" in validation.lines()[0]
+
+
+def test_unused_nodes_are_errors_if_nothing_can_run():
+    validation = validated({"5": node("Fancy")}, NODES)
+    assert "'Fancy' is not installed" in validation.lines()[0]
+    assert validation.notes == ()
 
 
 def test_node_without_class_type_is_named():
