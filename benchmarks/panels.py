@@ -9,6 +9,7 @@ renderers; rounds with the panels switched on and off alternate, and the medians
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 import sys
 import tempfile
@@ -106,7 +107,7 @@ def main() -> None:
         write_models(folder)
         host.use(StandaloneHost([folder], output=folder / "output"))
         browser = playwright.chromium.launch(
-            executable_path="/usr/bin/chromium", args=["--no-sandbox"]
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
         )
         for is_html in (False, True):
             user = folder / f"user-{is_html}"

@@ -167,6 +167,13 @@ def test_help_page_explains_every_input(name):
         assert f"`{input_name}`" in page
 
 
+@pytest.mark.parametrize("name", NODE_CLASS_MAPPINGS)
+def test_help_page_fits_the_side_panel(name):
+    """Tables are wider than it."""
+    page = (ROOT / "js" / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    assert not [line for line in page.splitlines() if line.startswith("|")]
+
+
 def test_there_is_no_help_page_without_a_node():
     pages = {path.stem for path in (ROOT / "js" / "docs").iterdir()}
     assert pages == set(NODE_CLASS_MAPPINGS)

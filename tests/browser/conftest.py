@@ -9,9 +9,10 @@ where that version has them, as HTML. Tests of the older ones run nightly, but f
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,10 @@ def old_frontends() -> dict[str, Path]:
     return {folder.parent.parent.name: folder for folder in folders}
 
 
+COMFYUI = "comfyui"
+"""In place of a version: the frontend of a real ComfyUI, COMFYUI_DIR run by COMFYUI_PYTHON."""
+TESTED_IN_COMFYUI = "test_first_minutes"
+
 FIRST_WITH_NODES_2 = (1, 40)
 """Frontends before it have an early form of it, which we do not test."""
 
@@ -59,17 +64,23 @@ def variants() -> list[tuple[str, str | None, bool]]:
         found.append((f"{version}-classic", version, False))
         if tuple(map(int, version.split(".")[:2])) >= FIRST_WITH_NODES_2:
             found.append((f"{version}-nodes2", version, True))
+    if os.environ.get("COMFYUI_DIR") and os.environ.get("COMFYUI_PYTHON"):
+        found += [("comfyui-classic", COMFYUI, False), ("comfyui-nodes2", COMFYUI, True)]
     return found
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reason = missing()
-    for item in items:
+    for item in list(items):
         if Path(item.fspath).parent == Path(__file__).parent:
             item.add_marker(pytest.mark.browser)
             variant = getattr(item, "callspec", None) and item.callspec.params.get("variant")
             is_older = variant is not None and variant[1] is not None
-            if is_older and item.get_closest_marker("every_frontend") is None:
+            if variant is not None and variant[1] == COMFYUI:
+                item.add_marker(pytest.mark.nightly)
+                if item.path.stem != TESTED_IN_COMFYUI:
+                    items.remove(item)
+            elif is_older and item.get_closest_marker("every_frontend") is None:
                 item.add_marker(pytest.mark.nightly)
             if reason is not None:
                 item.add_marker(pytest.mark.skip(reason=reason))
@@ -145,6 +156,10 @@ def opened(
     from sd2_clip.nodes.panel_routes import ROUTES
 
     name, version, is_html = variant
+    if version == COMFYUI:
+        with _real_comfyui(name, is_html, browser, shots, tmp_path_factory) as page:
+            yield page
+        return
     frontend = find_frontend() if version is None else old_frontends()[version]
     user = tmp_path_factory.mktemp(f"user-{name}")
     settings = SETTINGS | {"Comfy.VueNodes.Enabled": is_html}
@@ -157,6 +172,37 @@ def opened(
         page = EditorPage(context.new_page(), address, user, shots, name)
         page.open()
         yield page
+
+
+@contextmanager
+def _real_comfyui(
+    name: str,
+    is_html: bool,
+    browser: Any,
+    shots: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Any]:
+    """The page of a real ComfyUI with the same models."""
+    from browser_models import write_models
+    from comfyui_server import ComfyUI
+    from editor_page import SETTINGS, EditorPage
+
+    base = tmp_path_factory.mktemp(name)
+    (base / "models").mkdir()
+    write_models(base / "models")
+    user = base / "user" / "default"
+    user.mkdir(parents=True)
+    settings = SETTINGS | {"Comfy.VueNodes.Enabled": is_html}
+    (user / "comfy.settings.json").write_text(json.dumps(settings), encoding="utf-8")
+    server = ComfyUI(Path(os.environ["COMFYUI_DIR"]), base, python=os.environ["COMFYUI_PYTHON"])
+    context = browser.new_context(viewport={"width": 1500, "height": 860})
+    try:
+        page = EditorPage(context.new_page(), server.address, user, shots, name)
+        page.open()
+        yield page
+    finally:
+        context.close()
+        server.stop()
 
 
 @pytest.fixture

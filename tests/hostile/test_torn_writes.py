@@ -56,7 +56,7 @@ def kill_at_random(script: str, tmp_path: Path, seconds: float) -> None:
 def check_conditioning(folder: Path) -> None:
     for path in folder.glob("*.safetensors"):
         with safe_open(path, framework="pt") as file:  # a 0-byte or cut file cannot be opened
-            assert file.get_tensor("0.cond").shape == (1, 770, 1024)
+            assert file.get_tensor("conditioning").shape == (1, 770, 1024)
 
 
 @pytest.mark.slow

@@ -58,8 +58,10 @@ class ComfyUI:
         config: dict[str, int] | None = None,
         packs: Sequence[Path] = (),
         seconds: float = 240,
+        python: str = sys.executable,
     ) -> None:
-        """*config* overlays the sizes of the text encoder, in core and in our plugin alike."""
+        """*config* overlays the sizes of the text encoder, in core and in our plugin alike;
+        *python* is the interpreter that runs ComfyUI."""
         self.installation = installation
         self.output = base / "output"
         self.models = base / "models"
@@ -71,7 +73,7 @@ class ComfyUI:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.address = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "main.py", "--cpu", "--port", str(port), *self._folders(base)]
+        command = [python, "main.py", "--cpu", "--port", str(port), *self._folders(base)]
         # Some packs load nothing under pytest.
         environment = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}
         with self.log.open("wb") as log:
