@@ -175,13 +175,18 @@ def _record(
         options=options,
         layer=layer_text(clip),
         tokens=prompt.tokens,
-        dtype=str(next(clip.cond_stage_model.clip_h.transformer.parameters()).dtype).removeprefix(
-            "torch."
-        ),
+        dtype=str(_weights_dtype(clip)).removeprefix("torch."),
         source=getattr(clip.cond_stage_model, "source", None),
         patches=patches_of(clip),
         cond_digest=tensor_digest(cond),
     )
+
+
+def _weights_dtype(clip: Clip) -> torch.dtype:
+    inner = clip.cond_stage_model.clip_h
+    if hasattr(inner, "weights_dtype"):
+        return inner.weights_dtype()  # type: ignore[no-any-return]
+    return next(inner.transformer.parameters()).dtype  # type: ignore[no-any-return]
 
 
 def _encode(clip: Clip, tokens: Tokens) -> Conditioning:
