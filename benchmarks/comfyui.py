@@ -1,4 +1,4 @@
-"""Our encoder beside ComfyUI's own, in ComfyUI's process: two ``comfy.sd.CLIP`` on one set of weights.
+"""Our encoder beside ComfyUI's own, in ComfyUI's process: two ``comfy.sd.CLIP``, the same weights.
 
     COMFYUI_DIR=… PYTHON_OF_COMFYUI -m benchmarks.comfyui CHECKPOINT [--rounds N]
 
@@ -98,7 +98,7 @@ def main() -> None:
             return max(float((a - b).norm() / b.norm()) for a, b in pairs)
 
         encode("core")  # ComfyUI loads the model at the first prompt
-        first = {name: 0.0 for name in clips}
+        first = dict.fromkeys(clips, 0.0)
         for _ in range(FIRST):
             for name in clips:
                 started = clock()

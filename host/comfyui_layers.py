@@ -64,7 +64,8 @@ def layer_classes(manual_cast: Any, product_dtype: torch.dtype) -> Any:
     """Return our subclasses of the layers in ``comfy.ops.manual_cast``."""
 
     class Linear(ours.FastLinear, _ComfyUILayer, manual_cast.Linear):  # type: ignore[misc]
-        def free_memory(self) -> float:
+        @staticmethod
+        def free_memory() -> float:
             return float(model_management.get_free_memory(torch.device("cpu")))
 
         def _takes_onednn(self, input: Tensor) -> bool:
@@ -79,7 +80,7 @@ def layer_classes(manual_cast: Any, product_dtype: torch.dtype) -> Any:
     # ComfyUI of 2023 had no table of its own.
     table = getattr(manual_cast, "Embedding", ours.Embedding)
 
-    class Embedding(_ComfyUILayer, table):  # type: ignore[misc]
+    class Embedding(_ComfyUILayer, table):  # type: ignore[misc,valid-type]
         def forward(self, *args: Any, **kwargs: Any) -> Any:
             if not kwargs and self._is_ours(args[0]):
                 return ours.Embedding.forward(self, *args)

@@ -133,7 +133,7 @@ def _converted(weight: Tensor, dtype: torch.dtype) -> Tensor:
     if buffer is None or buffer.dtype != dtype or buffer.numel() < weight.numel():
         with torch.inference_mode(False):  # for use in every mode
             buffer = _scratch.buffer = torch.empty(weight.numel(), dtype=dtype, device="cpu")
-    return buffer[: weight.numel()].view(weight.shape).copy_(weight)  # type: ignore[no-any-return]
+    return buffer[: weight.numel()].view(weight.shape).copy_(weight)
 
 
 def _pack(weight: Tensor, plain: Tensor, state: tuple[int, int], free_memory: float) -> None:

@@ -36,7 +36,7 @@ class FastLinear(WatchedLayer):
     def forward(self, input: Tensor) -> Tensor:
         if self._takes_onednn(input):
             return self._onednn(input, "none", "")
-        return super().forward(input)  # type: ignore[misc,no-any-return]
+        return super().forward(input)  # type: ignore[no-any-return]
 
     def gelu(self, input: Tensor) -> Tensor:
         """Compute ``gelu(self(input))``, in one pass over memory if oneDNN is available."""
@@ -63,9 +63,10 @@ class FastLinear(WatchedLayer):
         assert weight is not None  # _takes_onednn
         dtype = self.product_dtype
         prepared = onednn.operand(weight, input.numel() // input.shape[-1], dtype, self.free_memory)
-        bias = None if bias is None else bias.to(dtype)
+        cast_bias = None if bias is None else bias.to(dtype)
         product = onednn.linear_pointwise()
-        return product(input.to(dtype), prepared, bias, activation, [], algorithm).to(input.dtype)  # type: ignore[no-any-return]
+        result = product(input.to(dtype), prepared, cast_bias, activation, [], algorithm)
+        return result.to(input.dtype)  # type: ignore[no-any-return]
 
     def _takes_onednn(self, input: Tensor) -> bool:
         if torch.compiler.is_compiling():  # the compiler selects products itself

@@ -159,7 +159,7 @@ CHANGES: dict[str, Callable[[Linear], object]] = {
     ),
     "loaded": lambda layer: layer.load_state_dict({"weight": layer.weight * 2, "bias": layer.bias}),
     "bias": lambda layer: layer.bias.data.add_(1.0),
-    "through data, as ComfyUI's hooks do": lambda layer: getattr(layer, "weight").data.copy_(
+    "through data, as ComfyUI's hooks do": lambda layer: layer.weight.data.copy_(
         parameter(layer) * 1.5
     ),
     "an inference tensor": lambda layer: inference_tensor(layer),
