@@ -165,8 +165,9 @@ def main() -> None:
                 def one(pairs: Any = pairs, model: Any = model) -> object:
                     return model.encode_token_weights(pairs)
 
-                rows.append(Row(f"{label}: latency of one prompt, {kind}",
-                                1000 * bench.duration(one), "ms", note=bench.launches(one)))  # fmt: skip
+                latency = 1000 * bench.duration(one)
+                rows.append(Row(f"{label}: one prompt, {kind}", latency, "ms",
+                                note=bench.launches(one)))  # fmt: skip
             peer = None
             if label == "fp16" and bench.on_gpu:
                 peer = transformers_encoder(clip, dtype, bench.device)
