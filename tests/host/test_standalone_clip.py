@@ -106,11 +106,11 @@ def test_patches_count_although_results_are_cached():
 @pytest.fixture
 def from_fp16(tmp_path) -> tuple[StandaloneClip, StandaloneClip]:
     """Handles on one fp16 file: loaded as fp32, and on its values converted before."""
-    tensors = tiny.state_dict()
+    tensors = {name: tensor.half() for name, tensor in tiny.state_dict().items()}
     handles = []
     for name, dtype in (("half", torch.float16), ("whole", torch.float32)):
         file = tmp_path / f"{name}.safetensors"
-        save_file({key: tensor.half().to(dtype) for key, tensor in tensors.items()}, file)
+        save_file({key: tensor.to(dtype) for key, tensor in tensors.items()}, file)
         clip = load_clip(file, device="cpu", dtype="fp32", model_options=tiny.MODEL_OPTIONS)
         assert isinstance(clip, StandaloneClip)
         handles.append(clip)
