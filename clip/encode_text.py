@@ -156,17 +156,23 @@ def _encode_weighted(clip: Clip, tokens: TokenizedText, options: EncodeOptions) 
 def _record(
     clip: Clip, text: str, prompt: ScheduledPrompt, options: EncodeOptions
 ) -> EncodingRecord:
-    weight = next(clip.cond_stage_model.clip_h.transformer.parameters())
     return EncodingRecord.of(
         text=text,
         prompt=prompt.text,
         options=options,
         layer=layer_text(clip),
         tokens=prompt.tokens,
-        dtype=str(weight.dtype).removeprefix("torch."),
+        dtype=str(_weights_dtype(clip)).removeprefix("torch."),
         source=getattr(clip.cond_stage_model, "source", None),
         patches=patches_of(clip),
     )
+
+
+def _weights_dtype(clip: Clip) -> torch.dtype:
+    inner = clip.cond_stage_model.clip_h
+    if hasattr(inner, "weights_dtype"):
+        return inner.weights_dtype()  # type: ignore[no-any-return]
+    return next(inner.transformer.parameters()).dtype  # type: ignore[no-any-return]
 
 
 def _encode(clip: Clip, tokens: Tokens) -> Conditioning:

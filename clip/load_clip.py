@@ -70,6 +70,8 @@ def load_clip(
     placement = runs_in.select_device(str(device), parse_dtype(dtype))
 
     def place(tensor: torch.Tensor) -> torch.Tensor:
+        if placement.keeps_narrower and tensor.dtype in (torch.float16, torch.bfloat16):
+            return tensor.to(placement.offload_device)
         # Moved first, then cast: one transfer, and GPUs cast faster.
         return tensor.to(placement.offload_device).to(placement.dtype)
 

@@ -68,7 +68,13 @@ class EncoderSource:
     def describe(self) -> str:
         """Describe what was found and loaded, in lines for people: the loader node's ``info``."""
         dtype = str(self.placement.dtype).removeprefix("torch.")
-        lines = [("Loaded", f"as {dtype}, encodes on {self.placement.load_device}")]
+        products = self.placement.product_dtype
+        loaded = f"as {dtype}, encodes on {self.placement.load_device}"
+        if products is not None and self.placement.dtype == torch.bfloat16:
+            has_bf16 = products == torch.bfloat16
+            loaded += ", with products in "
+            loaded += "bfloat16" if has_bf16 else "float32: this CPU has no bfloat16 instructions"
+        lines = [("Loaded", loaded)]
         real = self.detection.num_layers
         lines += [
             ("Placeholder", f"layer {number + 1} is not in the file; its states are layer {real}'s")

@@ -19,7 +19,7 @@ import torch
 from comfy import model_management
 
 from ..sd2.errors import OptionError, SD2ClipError
-from .devices import accelerators, parse_device
+from .devices import accelerators, cpu_product_dtype, parse_device
 from .interface import Clip, DevicePlacement, WeightChange, WeightsSource
 
 Route = tuple[str, str, Callable[[dict[str, Any]], dict[str, Any]]]
@@ -44,16 +44,6 @@ def _holds_dora(tensors: Mapping[str, torch.Tensor]) -> bool:
     return any(name.endswith(".dora_scale") for name in tensors)
 
 
-def _layer_classes() -> Any:
-    """Return ComfyUI's layers, which cast their weights and which its memory management moves."""
-    from comfy import ops
-
-    if hasattr(ops.manual_cast, "Embedding"):
-        return ops.manual_cast
-    # 2023: ComfyUI's own tables were plain torch too.
-    return type("manual_cast", (ops.manual_cast,), {"Embedding": torch.nn.Embedding})
-
-
 @dataclass(frozen=True)
 class _Target:
     """What ``comfy.sd.CLIP`` is built from: two callables, and arguments for the first."""
@@ -74,22 +64,26 @@ class _Build:
     model_options: Mapping[str, Any]
 
     def clip(self, state_dict: Mapping[str, torch.Tensor], *, disable_dynamic: bool = False) -> Any:
-        from comfy import sd
+        from comfy import ops, sd
 
+        from ..sd2.model.encode_cache import EncodeCache
         from ..sd2.model.encoder_setup import SETUP_KEY, EncoderSetup
         from ..sd2.sd2_clip import build_text_encoder
         from ..sd2.sd2_tokenizer import SD2Tokenizer
+        from .comfyui_layers import layer_classes
 
         placement = self.source.placement
         load, offload = placement.load_device, placement.offload_device
         setup = EncoderSetup(
             placeholder_layers=self.source.placeholder_layers,
             placeholder_projection=self.source.placeholder_projection,
+            product_dtype=placement.product_dtype or torch.float32,
             output_device=model_management.intermediate_device(),
+            cache=EncodeCache(),
             source=self.source,
         )
         options = {
-            "custom_operations": _layer_classes(),
+            "custom_operations": layer_classes(ops.manual_cast, setup.product_dtype),
             **self.model_options,
             SETUP_KEY: setup,
         }
@@ -185,6 +179,7 @@ class ComfyUIHost:
                 notes.append(
                     f"device {device} does not exist (ComfyUI has {available}); using {load}."
                 )
+        asked = dtype
         if dtype is None:
             dtype = model_management.text_encoder_dtype(load)
         supports = getattr(model_management, "supports_cast", None)
@@ -192,7 +187,9 @@ class ComfyUIHost:
             name = str(dtype).removeprefix("torch.")
             notes.append(f"{load} cannot compute with {name} weights; using {offload}.")
             load = offload
-        return DevicePlacement(load, offload, dtype, tuple(notes))
+        # With auto the values are those of ComfyUI's own encoder.
+        products = cpu_product_dtype(dtype) if asked is not None and load.type == "cpu" else None
+        return DevicePlacement(load, offload, dtype, products, notes=tuple(notes))
 
     def build_clip(
         self,

@@ -41,7 +41,7 @@ def select_device(name: str, dtype: torch.dtype | None) -> DevicePlacement:
     """Resolve ``auto``, ``cpu`` or ``gpu:N``.
 
     Auto is the first GPU, or the CPU if there is no GPU. A dtype of None is fp16 on a GPU and fp32
-    on a CPU, which would otherwise convert every weight for each prompt.
+    on a CPU. A CPU keeps narrower tensors of the file memory-mapped as they are.
     """
     gpus = accelerators()
     cpu = torch.device("cpu")
@@ -60,4 +60,22 @@ def select_device(name: str, dtype: torch.dtype | None) -> DevicePlacement:
             )
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else torch.float16
-    return DevicePlacement(load_device=device, offload_device=device, dtype=dtype, notes=notes)
+    on_cpu = device.type == "cpu"
+    return DevicePlacement(
+        load_device=device,
+        offload_device=device,
+        dtype=dtype,
+        product_dtype=cpu_product_dtype(dtype) if on_cpu else None,
+        keeps_narrower=on_cpu and dtype == torch.float32,
+        notes=notes,
+    )
+
+
+def cpu_product_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of a CPU's matrix products with weights of *dtype*.
+
+    float32, unless bf16 was asked for and the CPU has the instructions: everything else is slower.
+    """
+    from ..sd2.model.onednn import has_bf16
+
+    return torch.bfloat16 if dtype == torch.bfloat16 and has_bf16() else torch.float32

@@ -80,7 +80,12 @@ class DevicePlacement:
     offload_device: torch.device
     """Where it is stored between encodes; equal to ``load_device`` if it never moves."""
     dtype: torch.dtype
-    """Of the stored weights."""
+    """Of the weights."""
+    product_dtype: torch.dtype | None = None
+    """Dtype of the operands of matrix products on the CPU; None: float32."""
+    keeps_narrower: bool = False
+    """Whether a tensor of the file that is narrower than ``dtype`` stays as it is, memory-mapped,
+    and is converted whenever the encoder computes with it."""
     notes: tuple[str, ...] = ()
     """Requests that could not be met, in sentences for the user."""
 
@@ -142,7 +147,8 @@ class Host(Protocol):
     ) -> Clip:
         """Build a handle on our model and tokenizer, holding *state_dict* (canonical names).
 
-        The tensors are on the offload device of ``source.placement``, in its dtype.
+        The tensors are on the offload device of ``source.placement``, in its dtype, or in a
+        narrower one if it ``keeps_narrower``.
         """
 
     def lora_patches(self, changes: Mapping[str, WeightChange]) -> Any:

@@ -167,13 +167,15 @@ class StandaloneHost:
             placeholder_projection=source.placeholder_projection,
             # CPUs compute fp16 and bf16 slowly, and ComfyUI uses fp32 there; GPUs are fast in both.
             compute_dtype=torch.float32 if on_cpu else placement.dtype,
+            product_dtype=placement.product_dtype or torch.float32,
+            weights_dtype=placement.dtype,
             cache=EncodeCache() if on_cpu else None,
             source=source,
         )
         model = build_text_encoder(
             state_dict,
             device=placement.load_device,
-            dtype=placement.dtype,
+            dtype=None if placement.keeps_narrower else placement.dtype,
             model_options={**model_options, SETUP_KEY: setup},
             layer=layer,
             layer_idx=layer_idx,

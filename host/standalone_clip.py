@@ -22,8 +22,14 @@ def with_weights(model: SD2ClipModel, changed: Mapping[str, torch.Tensor]) -> SD
     twin = copy.deepcopy(model, dict(shared))
     for name, tensor in changed.items():
         owner, _, leaf = name.rpartition(".")
-        setattr(twin.get_submodule(owner), leaf, torch.nn.Parameter(tensor, requires_grad=False))
+        # Not by attribute: that reads the shared one, of which what was derived is then forgotten.
+        parameters = twin.get_submodule(owner)._parameters
+        parameters[leaf] = torch.nn.Parameter(tensor, requires_grad=False)
     return twin
+
+
+def _wider(one: torch.dtype, other: torch.dtype) -> torch.dtype:
+    return other if one.itemsize < other.itemsize else one
 
 
 class StandaloneClip:
@@ -121,8 +127,14 @@ class StandaloneClip:
         return cond
 
     def get_sd(self) -> dict[str, torch.Tensor]:
-        """Return all tensors, named ``clip_h.transformer.text_model…``; they are not copies."""
-        return {**self.cond_stage_model.state_dict(), **self.tokenizer.state_dict()}
+        """Return all tensors, named ``clip_h.transformer.text_model…``, in the dtype loaded as.
+
+        Those that the encoder stores in that dtype are not copies.
+        """
+        model = self.cond_stage_model
+        dtype = model.clip_h.weights_dtype()
+        own = {name: t.to(_wider(t.dtype, dtype)) for name, t in model.state_dict().items()}
+        return {**own, **self.tokenizer.state_dict()}
 
     def load_sd(self, sd: dict[str, torch.Tensor], full_model: bool = False) -> Any:
         """Copy tensors in; names start with ``text_model.``, or ``clip_h.`` if *full_model*.
@@ -145,8 +157,11 @@ class StandaloneClip:
         weight, strength_patch)``. Computed in fp32, because a small change would vanish in fp16.
         """
         own = self.cond_stage_model.state_dict()
+        dtype = self.cond_stage_model.clip_h.weights_dtype()
         changed = {
-            name: change(own[name].float() * strength_model, strength_patch).to(own[name].dtype)
+            name: change(own[name].float() * strength_model, strength_patch).to(
+                _wider(own[name].dtype, dtype)
+            )
             for name, change in patches.items()
             if name in own
         }

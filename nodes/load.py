@@ -91,7 +91,9 @@ class LoadSD2CLIP:
                     {
                         "default": "auto",
                         "tooltip": "How the weights are kept in memory. auto lets ComfyUI decide; "
-                        "without ComfyUI it is fp16 on a GPU and fp32 on a CPU.",
+                        "without ComfyUI it is fp16 on a GPU and fp32 on a CPU. bf16 on a CPU with "
+                        "AVX512_BF16 or AMX is the fastest, with an error of about 1 %; on other "
+                        "CPUs it only saves memory, and info says so.",
                     },
                 ),
             },

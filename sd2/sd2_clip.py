@@ -81,8 +81,8 @@ def build_text_encoder(
     """Build the text encoder that holds *state_dict* (canonical names), on *device*.
 
     The model is built on the meta device and uses the tensors themselves: nothing is initialised,
-    and a tensor is copied only to another dtype or device. Every missing, unexpected or misshapen
-    tensor is an error.
+    and a tensor is copied only to another dtype or device (*dtype* None: its own). Every missing,
+    unexpected or misshapen tensor is an error.
     """
     model = SD2ClipModel(device="meta", dtype=dtype, model_options=model_options, **kwargs)
     tensors = {name: tensor.to(device=device, dtype=dtype) for name, tensor in state_dict.items()}

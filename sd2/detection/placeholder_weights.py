@@ -176,6 +176,7 @@ def add_placeholder_layers(
         completed[PROJECTION] = torch.eye(*shape, device=like.device).to(like.dtype)
         added.append(PROJECTION)
     if LOGIT_SCALE not in completed:
-        completed[LOGIT_SCALE] = like.new_tensor(DEFAULT_LOGIT_SCALE)
+        # In float32 whatever the file holds: half precision would round it.
+        completed[LOGIT_SCALE] = torch.tensor(DEFAULT_LOGIT_SCALE, device=like.device)
         added.append(LOGIT_SCALE)
     return completed, tuple(added)

@@ -3,10 +3,8 @@
 Three prompts are not computed in full: one that was encoded before, the empty prompt that weights
 are measured from, and one that begins as a recent one does. Attention is causal, so the states
 before an edit stay the same. Only for encoders on the CPU, where computing is slow and comparing
-inputs is cheap.
-
-While something else takes part in the computation (autocast, hooks, replaced methods), everything
-is computed and nothing is cached.
+inputs is cheap. While something else takes part in the computation (autocast, hooks, patches),
+everything is computed and nothing is cached.
 """
 
 from __future__ import annotations
@@ -71,6 +69,16 @@ class EncodeCache:
         self._fingerprint: WeightsFingerprint | None = None
         self._lock = threading.Lock()
 
+    def clear(self) -> None:
+        """Free all results."""
+        with self._lock:
+            self._clear()
+
+    def _clear(self) -> None:
+        self._results.clear()
+        self._prefixes.clear()
+        self._fingerprint = None
+
     def __reduce__(self) -> Any:
         return EncodeCache, ()  # the copy of a model may get other weights
 
@@ -90,10 +98,9 @@ class EncodeCache:
         if torch.is_autocast_enabled("cpu"):
             return model.compute(x, pooled_at, KVCache())
         if self._fingerprint is None or not self._fingerprint.matches(model.transformer):
+            self._clear()
             if is_altered(model.transformer):
                 return model.compute(x, pooled_at, KVCache())
-            self._results.clear()
-            self._prefixes.clear()
             self._fingerprint = WeightsFingerprint(model.transformer)
         inputs: dict[Key, Tensor] = {}
         results: dict[Key, _Chunk] = {}

@@ -29,6 +29,10 @@ class EncoderSetup:
     """Whether the file lacks the text projection: it is an identity matrix."""
     compute_dtype: torch.dtype = torch.float32
     """Dtype of activations. A host may lower it on a device that computes faster so."""
+    product_dtype: torch.dtype = torch.float32
+    """Dtype of the operands of matrix products on the CPU, with our own layer classes."""
+    weights_dtype: torch.dtype | None = None
+    """Dtype that all weights have for users; stored weights may be narrower. None: as stored."""
     output_device: torch.device | None = CPU
     """Where ``encode_token_weights`` leaves its result; None: where it was computed."""
     cache: EncodeCache | None = None

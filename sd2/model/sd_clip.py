@@ -19,6 +19,7 @@ from ..config import DEFAULT_LOGIT_SCALE, TextEncoderConfig
 from ..errors import LayerError, OptionError
 from .encoder_setup import SETUP_KEY, EncoderSetup
 from .nonfinite import explain, find_nonfinite, is_finite
+from .ops import layer_classes
 from .text_model import CLIPTextModel, EncoderLayer, KVCache
 
 log = logging.getLogger("sd2_clip")
@@ -30,14 +31,14 @@ MAX_BATCH = 32
 """Chunks per forward pass: limits the memory that a long prompt needs."""
 
 
-def _operations(options: Mapping[str, Any]) -> Any:
-    """Return the layer classes: a host's own, or ours."""
-    given = options.get("custom_operations")
-    if given is not None:
-        return given
-    from . import ops  # here, because ComfyUI needs neither it nor the oneDNN that it imports
+def _widen(module: nn.Module, dtype: torch.dtype | None) -> None:
+    """Convert weights that are stored narrower than *dtype*, so that values of it can be copied in.
 
-    return ops
+    Through ``data``, so that other encoders with the same parameters see what is copied.
+    """
+    for parameter in module.parameters():
+        if dtype is not None and parameter.dtype.itemsize < dtype.itemsize:
+            parameter.data = parameter.data.to(dtype)
 
 
 def _is_identity_layer(layer: EncoderLayer) -> bool:
@@ -85,7 +86,10 @@ class SDClipModel(nn.Module):
         }
         options = model_options or {}
         self.setup: EncoderSetup = options.get(SETUP_KEY, EncoderSetup())
-        self.transformer = CLIPTextModel(config, _operations(options), device=device, dtype=dtype)
+        operations = options.get("custom_operations")
+        if operations is None:
+            operations = layer_classes(self.setup.product_dtype)
+        self.transformer = CLIPTextModel(config, operations, device=device, dtype=dtype)
         self.logit_scale = nn.Parameter(torch.tensor(DEFAULT_LOGIT_SCALE, device=device))
         if freeze:
             self.freeze()
@@ -346,10 +350,22 @@ class SDClipModel(nn.Module):
         """
         on_meta = next(self.transformer.parameters()).is_meta
         assign = on_meta or getattr(self, "can_assign_sd", False) is True
+        if not assign:
+            _widen(self.transformer, self.setup.weights_dtype)
         result = self.transformer.load_state_dict(sd, strict=False, assign=assign)
         if not on_meta:
             self.weights_changed()
         return result
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        if self.setup.cache is not None:
+            self.setup.cache.clear()  # a host takes the encoder out of use, or weights change
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+    def weights_dtype(self) -> torch.dtype:
+        """Return the dtype of the weights, though some may be stored in a narrower one."""
+        stored = next(self.transformer.parameters()).dtype
+        return stored if self.setup.weights_dtype is None else self.setup.weights_dtype
 
     def weights_changed(self) -> None:
         """Drop the facts that were true of the previous weights only."""
@@ -428,6 +444,8 @@ class SD1ClipModel(nn.Module):
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
         """Load tensors by their full names, such as ``clip_h.transformer.text_model…``."""
+        if not assign:
+            _widen(self.inner.transformer, self.inner.setup.weights_dtype)
         result = super().load_state_dict(state_dict, strict=strict, assign=assign)
         self.inner.weights_changed()
         return result

@@ -49,6 +49,20 @@ def test_missing_parts_of_a_file_are_described(short_file):
     ]
 
 
+@pytest.mark.parametrize(
+    ("products", "text"),
+    [
+        (torch.bfloat16, "with products in bfloat16"),
+        (torch.float32, "with products in float32: this CPU has no bfloat16 instructions"),
+    ],
+)
+def test_what_bf16_means_on_this_cpu_is_described(products, text, file):
+    source = source_of(file)
+    placement = replace(source.placement, dtype=torch.bfloat16, product_dtype=products)
+    loaded = replace(source, placement=placement).describe().splitlines()[-1]
+    assert loaded == f"Loaded:       as bfloat16, encodes on cpu, {text}"
+
+
 def test_a_device_that_does_not_exist_is_described(file, standalone):
     clip = load_clip(file, device="gpu:9", dtype="fp32", model_options=OPTIONS)
     description = clip.cond_stage_model.source.describe()

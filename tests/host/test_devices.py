@@ -4,6 +4,7 @@ import pytest
 import torch
 from sd2_clip.host import devices
 from sd2_clip.sd2.errors import OptionError
+from sd2_clip.sd2.model import onednn
 
 CPU, FIRST, SECOND = torch.device("cpu"), torch.device("cuda", 0), torch.device("cuda", 1)
 
@@ -45,3 +46,32 @@ def test_an_absent_device_falls_back_and_is_named(gpus, name, fallback, there, m
 def test_an_unknown_device_is_an_error(name):
     with pytest.raises(OptionError, match="Choose auto, cpu"):
         devices.select_device(name, None)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "has_bf16", "expected"),
+    [
+        (torch.bfloat16, True, torch.bfloat16),
+        (torch.bfloat16, False, torch.float32),
+        (torch.float16, True, torch.float32),
+        (None, True, torch.float32),
+    ],
+)
+def test_a_cpu_multiplies_in_bf16_where_asked_and_able(dtype, has_bf16, expected, monkeypatch):
+    monkeypatch.setattr(onednn, "has_bf16", lambda: has_bf16)
+    assert devices.select_device("cpu", dtype).product_dtype == expected
+
+
+def test_a_gpu_has_the_products_of_its_weights(monkeypatch):
+    monkeypatch.setattr(devices, "accelerators", lambda: [FIRST])
+    assert devices.select_device("auto", torch.bfloat16).product_dtype is None
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "kept"),
+    [("cpu", None, True), ("cpu", torch.float32, True), ("cpu", torch.bfloat16, False),
+     ("gpu:0", torch.float32, False)],
+)  # fmt: skip
+def test_only_a_cpu_with_fp32_keeps_narrower_tensors(device, dtype, kept, monkeypatch):
+    monkeypatch.setattr(devices, "accelerators", lambda: [FIRST])
+    assert devices.select_device(device, dtype).keeps_narrower == kept

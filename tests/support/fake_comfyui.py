@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -67,7 +67,9 @@ class OldCLIP:
 class ManualCast:
     """Layers that cast nothing, so that weights must be fp32 to encode with."""
 
-    Linear = torch.nn.Linear
+    class Linear(torch.nn.Linear):
+        weight_function: ClassVar[list[Any]] = []
+
     LayerNorm = torch.nn.LayerNorm
 
     class Embedding(torch.nn.Embedding):
@@ -98,6 +100,8 @@ class FakeComfy:
             text_encoder_dtype=lambda device: torch.float16,
             intermediate_device=lambda: CPU,
             supports_cast=lambda device, dtype: True,
+            throw_exception_if_processing_interrupted=lambda: None,
+            get_free_memory=lambda device: 1 << 40,
         )
         self.ops = SimpleNamespace(manual_cast=ManualCast)
         self.sd = SimpleNamespace(CLIP=NewCLIP)

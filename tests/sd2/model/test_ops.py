@@ -75,6 +75,12 @@ def test_torchs_own_switch_for_onednn_is_obeyed(linear, fused_calls, monkeypatch
     assert fused_calls == []
 
 
+def test_a_hook_of_the_first_layer_of_two_is_called(linear):
+    expected = torch.nn.functional.gelu(2 * linear(ROWS))
+    linear.register_forward_hook(lambda module, inputs, output: 2 * output)
+    torch.testing.assert_close(linear.gelu(ROWS), expected)
+
+
 def test_a_table_laid_out_for_a_file_is_not_initialised(monkeypatch):
     # On meta that would import torch's compiler: more than a second of every start.
     monkeypatch.setattr(torch.nn.init, "normal_", None)

@@ -1,17 +1,16 @@
 """Detecting changed weights, directly; what relies on it is tested beside the cache and oneDNN."""
 
 import copy
-import gc
-import weakref
 
 import pytest
 import tiny
 import torch
 from sd2_clip.sd2.model.weights_fingerprint import (
-    TensorFingerprint,
+    WatchedLayer,
     WeightsFingerprint,
+    handed_out,
     is_altered,
-    is_plain,
+    state_of,
 )
 
 
@@ -56,14 +55,35 @@ def test_a_changed_module_does_not_match(change, module):
     assert not fingerprint.matches(module)
 
 
-def test_a_fingerprint_of_tensors_keeps_none_of_them_alive():
-    tensor = torch.zeros(3)
-    fingerprint = TensorFingerprint([tensor])
-    assert fingerprint.matches([tensor])
-    gone = weakref.ref(tensor)
-    del tensor
-    gc.collect()
-    assert gone() is None
+def test_reading_a_weight_counts_and_computing_with_it_does_not(module):
+    before = handed_out()
+    module.state_dict()
+    module.text_model.with_positions(torch.zeros(1, 3, 32))
+    last_block(module).layer_norm1(torch.zeros(1, 3, 32))
+    last_block(module).mlp(torch.zeros(1, 3, 32))
+    assert handed_out() == before
+    last_block(module).mlp.fc1.bias  # noqa: B018
+    assert handed_out() != before
+
+
+def test_layers_that_note_nothing_are_not_relied_on(module):
+    last_block(module).mlp.fc1 = torch.nn.Linear(32, 128).requires_grad_(False)
+    assert is_altered(module)
+
+
+def test_a_layer_that_says_so_is_not_relied_on(module, monkeypatch):
+    patched = False
+
+    class Layer(WatchedLayer):
+        def is_ordinary(self):
+            return not patched
+
+    last_block(module).extra = Layer()
+    fingerprint = WeightsFingerprint(module)
+    assert fingerprint.matches(module)
+    assert not is_altered(module)
+    patched = True
+    assert not fingerprint.matches(module)
 
 
 @pytest.mark.parametrize(
@@ -78,8 +98,8 @@ def test_a_fingerprint_of_tensors_keeps_none_of_them_alive():
     ],
     ids=["tensor", "frozen parameter", "in training", "meta", "no memory", "sparse"],
 )
-def test_only_frozen_values_on_the_cpu_are_plain(tensor, expected):
-    assert is_plain(tensor) == expected
+def test_only_frozen_values_on_the_cpu_have_a_state(tensor, expected):
+    assert (state_of(tensor) is not None) == expected
 
 
 def test_a_module_with_a_hook_or_in_training_is_altered(module):
