@@ -11,7 +11,7 @@ IN_PARALLEL := OMP_NUM_THREADS=1 $(PYTEST) -n 2
 # What needs a browser, a heavy peer or an hour has commands of its own.
 ELSEWHERE := not browser and not oracle and not nightly
 
-.PHONY: help demo test test-fast test-oracles test-comfyui test-engines nightly lint format bench clean
+.PHONY: help demo test test-fast test-oracles test-comfyui test-engines hostile nightly lint format bench clean
 
 help: ## List the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' Makefile | column -t -s '|'
@@ -37,6 +37,9 @@ test-comfyui: ## Run our nodes in a real ComfyUI: COMFYUI_DIR=folder COMFYUI_PYT
 # torch, for its reader.
 test-engines: .venv/engines/ready ## Encode data sets on Ray, on an S3 server, and for other programs' readers
 	.venv/engines/bin/python -m pytest tests/dataset/test_ray_engine.py tests/dataset/test_object_store.py tests/dataset/formats
+
+hostile: .venv/test/ready ## Attack every parser, route and writer
+	$(PYTEST) tests/hostile tests/editor/test_hostile_requests.py tests/editor/test_openapi.py
 
 nightly: .venv/test/ready .venv/engines/ready ## Run all that is too long for .ci/run
 	.ci/run

@@ -27,7 +27,9 @@ def info(comfyui: ComfyUI, name: str) -> str:
 
 @pytest.mark.parametrize("name", ["kohya", "kohya-te1", "diffusers", "loha", "lokr", "diff", "full",
                                   "glora", "oft", "set", "extracted"])  # fmt: skip
-def test_result_is_load_loras(comfyui: ComfyUI, name: str) -> None:
+def test_result_is_load_loras(comfyui: ComfyUI, of_2023: bool, name: str) -> None:
+    if of_2023 and name in ("glora", "oft", "set", "extracted"):
+        pytest.skip("ComfyUI of 2023 does not know these, or fails on them by itself")
     file = f"{name}.safetensors"
     graph = Graph()
     found = results(
