@@ -34,8 +34,6 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 CHECKPOINTS = ("v2-1_768-ema-pruned.safetensors", "v2-1_768-ema-pruned.ckpt", "768-v-ema.ckpt")
 
-each_page = pytest.mark.parametrize("page", PAGES)
-
 
 def blocks(page: str, language: str) -> list[str]:
     return [text for found, text in BLOCK.findall(PAGES[page]) if found == language]
@@ -76,13 +74,6 @@ def test_extras_that_pages_install_exist() -> None:
         assert re.search(rf"^{extra} = \[", project, re.MULTILINE), extra
     assert extras
     assert INSTALL
-
-
-@each_page
-def test_links_lead_somewhere(page: str) -> None:
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", PAGES[page]):
-        if target != "docs/architecture.md":  # is written last
-            assert ((ROOT / page).parent / target).exists(), target
 
 
 @pytest.fixture

@@ -98,8 +98,8 @@ def widget_values(node: UiNode, cls: NodeClass) -> tuple[dict[str, Any], int]:
 def _fits(saved: Mapping[str, Any], surplus: int, slots: list[WidgetSlot]) -> bool:
     """Whether the values by position fit the widgets of this class.
 
-    If so, they count, not the values by name: people and programs edit values by position, and
-    the editor (1.58) reads those. If the class has changed since, names are more reliable.
+    If so, they count, not the values by name: people and programs edit values by position. If the
+    class has changed since, names are more reliable.
     """
     return surplus == 0 and all(
         slot.name in saved and _may_hold(slot.spec, saved[slot.name])
