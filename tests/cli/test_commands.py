@@ -106,7 +106,7 @@ def test_inspect_says_what_a_file_holds(folder):
 def test_json_results_are_json(folder, tmp_path):
     done = run_workflow(folder, WORKFLOW, "--output", tmp_path, "--json")
     told = json.loads(done.stdout)
-    assert set(told["outputs"]) == {"3", "4"}
+    assert set(told["outputs"]) == {"1", "3", "4"}
     assert told["errors"] == []
 
 
@@ -116,7 +116,7 @@ def test_json_of_a_workflow_that_failed_has_what_did_run(folder, tmp_path):
     done = run_workflow(folder, WORKFLOW, *options)
     assert done.returncode == 1
     told = json.loads(done.stdout)
-    assert set(told["outputs"]) == {"3"}
+    assert set(told["outputs"]) == {"1", "3"}
     assert "bigger than max" in " ".join(told["errors"])
 
 
@@ -269,7 +269,7 @@ def test_demo_labels_its_random_weights_everywhere(tmp_path):
         with safe_open(encoder, framework="pt") as file:
             assert "random_weights" in " ".join(file.metadata())
         assert "[1, 77, 1024]" in done.stdout
-        assert "done in" in done.stdout.splitlines()[-1]
+        assert "done in" in done.stdout
     finally:
         shutil.rmtree(tmp_path / "demo", ignore_errors=True)
 
