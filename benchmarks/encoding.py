@@ -70,7 +70,7 @@ def bare_products(clip: Any, rows: int, *, packed: bool) -> Callable[[], None]:
     for layer in clip.cond_stage_model.clip_h.transformer.text_model.encoder.layers[:LAYERS]:
         for module in layer.modules():
             if isinstance(module, torch.nn.Linear):
-                weight = module.weight
+                weight = module._parameters["weight"]  # reading `weight` drops what is packed
                 if packed:
                     weight = onednn.reorder_weight()(weight, rows)
                 works.append((x[module.in_features], weight, module.bias))

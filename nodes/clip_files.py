@@ -10,7 +10,6 @@ from typing import Any
 from .. import host
 from ..host.model_folders import CLIP_KINDS, ModelNotFoundError, list_models, resolve_model
 from ..sd2.errors import SD2ClipError, and_more
-from ..sd2.files.checkpoint import fingerprint, open_checkpoint
 
 MOST_SUGGESTIONS = 3
 SEARCH_SECONDS = 1.0
@@ -35,6 +34,8 @@ def resolve_clip(name: str) -> Path:
 
 def inspect_file(path: Path) -> dict[str, Any]:
     """Return what a file holds as JSON values; ``{"error", "kind"}`` if it is not SD2's encoder."""
+    from ..sd2.files.checkpoint import fingerprint
+
     return _inspect(path, str(fingerprint(path)))
 
 
@@ -60,6 +61,7 @@ def suggest_files(wrong: str) -> list[str]:
 def _inspect(path: Path, version: object) -> dict[str, Any]:
     """Detect a file; *version* is unused, but makes an edited file a new entry of the cache."""
     from ..sd2.detection.detect import detect
+    from ..sd2.files.checkpoint import open_checkpoint
 
     try:
         checkpoint = open_checkpoint(path)

@@ -5,6 +5,7 @@ would shadow ComfyUI's ``nodes.py``.
 """
 
 import importlib.util
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,17 @@ if "sd2_clip" not in sys.modules:
     plugin = importlib.util.module_from_spec(spec)
     sys.modules["sd2_clip"] = plugin  # before it runs, as ComfyUI does
     spec.loader.exec_module(plugin)
+
+
+@pytest.fixture(autouse=True)
+def plain_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packs no weights in tests that do not ask for it: a packed one rounds differently.
+
+    Test modules share encoders, so that it would depend on the order of tests which results differ.
+    """
+    from sd2_clip.sd2.model import onednn
+
+    monkeypatch.setattr(onednn, "PACK_AFTER", math.inf)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SD2ClipError
-from .safetensors_header import read_safetensors_header
 
 WEIGHT_SUFFIXES = (".safetensors", ".sft", ".bin", ".pt", ".pth", ".ckpt")
 """Of model files, the safe format first."""
@@ -71,6 +70,8 @@ def _is_conditioning_file(path: Path, version: tuple[int, ...]) -> bool:
     """Read a header; *version* is unused, but makes an edited file a new entry of the cache."""
     if path.suffix.lower() != ".safetensors":
         return False
+    from .safetensors_header import read_safetensors_header  # here: lists of files need no more
+
     try:
         locations, metadata = read_safetensors_header(path)
     except SD2ClipError:
