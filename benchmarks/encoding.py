@@ -73,7 +73,7 @@ def bare_products(clip: Any, rows: int, *, packed: bool) -> Callable[[], None]:
                 weight = module._parameters["weight"]  # reading `weight` drops what is packed
                 if packed:
                     weight = onednn.reorder_weight()(weight, rows)
-                works.append((x[module.in_features], weight, module.bias))
+                works.append((x[module.in_features], weight, module._parameters["bias"]))
 
     def run() -> None:
         for one, weight, bias in works:
