@@ -96,9 +96,9 @@ class ComfyUI:
         if config is None:
             plugin.symlink_to(PLUGIN, target_is_directory=True)
             return
-        shutil.copytree(
-            PLUGIN, plugin, ignore=shutil.ignore_patterns(".*", "__pycache__", "tests", "docs")
-        )
+        # build/ has a link to the repository itself, which copying would follow for ever.
+        ignored = shutil.ignore_patterns(".*", "__pycache__", "tests", "docs", "build")
+        shutil.copytree(PLUGIN, plugin, ignore=ignored)
         sizes = plugin / "sd2" / "sd2_clip_config.json"
         sizes.write_text(json.dumps(json.loads(sizes.read_text()) | config))
         compileall.compile_dir(plugin, quiet=1)  # as after any first start
