@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,12 @@ from torch import Tensor, nn
 
 def is_finite(*tensors: Tensor | None) -> bool:
     """Tell whether no tensor holds NaN or infinity; None holds none."""
-    return all(tensor is None or bool(tensor.isfinite().all()) for tensor in tensors)
+    return all(tensor is None or _is_finite(tensor) for tensor in tensors)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # The sum, which is read once, is finite only if all values are; it may also overflow.
+    return math.isfinite(tensor.sum()) or bool(tensor.isfinite().all())
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 torch's own name for it
 from torch.utils.weak import WeakIdKeyDictionary
 
-from .weights_fingerprint import handed_out, state_of
+from .weights_fingerprint import last_event, state_of
 
 log = logging.getLogger("sd2_clip")
 
@@ -138,12 +138,12 @@ def _converted(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _pack(weight: Tensor, plain: Tensor, state: tuple[int, int], free_memory: float) -> None:
     waiting = [key.numel() for key, known in list(_packed.items()) if isinstance(known, int)]
-    reads, problem = handed_out(), "there is too little free memory"
+    event, problem = last_event(), "there is too little free memory"
     if free_memory >= 2 * sum(waiting) * plain.dtype.itemsize:
         try:
             packed = reorder_weight()(plain.detach(), FEW_ROWS)
             # Another thread may have written other values meanwhile.
-            if state_of(weight) == state and handed_out() == reads:
+            if state_of(weight) == state and last_event() == event:
                 _packed[weight] = _Packed(packed, state)
             return
         except RuntimeError as error:  # no memory

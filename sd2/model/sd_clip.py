@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..config import DEFAULT_LOGIT_SCALE, TextEncoderConfig
 from ..errors import LayerError, OptionError
+from .encode_cache import Chunk, EncodeCache
 from .encoder_setup import SETUP_KEY, EncoderSetup
 from .nonfinite import explain, find_nonfinite, is_finite
 from .ops import layer_classes
@@ -175,57 +176,70 @@ class SDClipModel(nn.Module):
         special = self.special_tokens
         return [special["start"], special["end"]] + [special["pad"]] * (length - 2)
 
-    def embed(self, chunks: Sequence[Sequence[Entry]]) -> tuple[Tensor, Tensor]:
-        """Return token vectors with positions added, (B, T, W), and positions to pool at, (B,).
+    def read_chunks(self, tokens: Sequence[Sequence[Entry]], pooled: int) -> list[Chunk]:
+        """Return *tokens* padded to one length, with pooled vectors for the first *pooled* ones.
 
-        A vector whose width is not the encoder's is reported and left out. Chunks are padded to one
-        length. The device gets two uploads at most: all integers, and all vectors if there are any.
+        A vector whose width is not the encoder's is reported and left out.
         """
-        table = self.transformer.get_input_embeddings()
-        device = self.execution_device or next(table.parameters()).device
-        width = self.config.hidden_size
         end, pad = self.special_tokens["end"], self.special_tokens["pad"]
-        ids: list[list[int]] = []
-        vectors: list[Tensor] = []
-        vector_positions: list[tuple[int, int]] = []
-        pooled_at: list[int] = []
-        for row, chunk in enumerate(chunks):
-            row_ids: list[int] = []
-            for entry in chunk:
-                if type(entry) is int or isinstance(entry, Integral):  # the ABC is slow
-                    row_ids.append(int(entry))
-                    continue
-                vector = entry.get("data") if isinstance(entry, Mapping) else entry
-                if not isinstance(vector, Tensor) or vector.shape[-1] != width:
-                    found = tuple(vector.shape) if isinstance(vector, Tensor) else type(vector)
-                    log.warning(
-                        "An embedding of shape %s was ignored: this text encoder is %d wide.",
-                        found,
-                        width,
-                    )
-                    continue
-                for one in vector.reshape(-1, width):
-                    vectors.append(one)
-                    vector_positions.append((row, len(row_ids)))
-                    row_ids.append(pad)
-            pooled_at.append(row_ids.index(end) if end in row_ids else len(row_ids) - 1)
-            ids.append(row_ids)
-        length = max(map(len, [*ids, *chunks]))
+        rows = [self._entries(row) for row in tokens]
+        length = max(map(len, [*rows, *tokens]))
         if length > self.config.max_position_embeddings:
             raise OptionError(
                 f"A chunk has {length} tokens; this text encoder has "
                 f"{self.config.max_position_embeddings} positions."
             )
-        flat_positions = [row * length + column for row, column in vector_positions]
-        padded = [token for row in ids for token in row + [pad] * (length - len(row))]
-        integers = torch.tensor(padded + pooled_at + flat_positions).to(device)
-        ids_end, pooled_end = len(padded), len(padded) + len(pooled_at)
-        embeds: Tensor = table(integers[:ids_end]).to(self.setup.compute_dtype)
+        chunks = []
+        for number, row in enumerate(rows):
+            ends = (i for i, entry in enumerate(row) if isinstance(entry, int) and entry == end)
+            pooled_at = next(ends, len(row) - 1) if number < pooled else None
+            chunks.append(Chunk((*row, *[pad] * (length - len(row))), pooled_at))
+        return chunks
+
+    def _entries(self, row: Sequence[Entry]) -> Sequence[int | Tensor]:
+        """Return token ids and vectors of the right width, one for each position."""
+        if all(type(entry) is int for entry in row):
+            return row
+        width, dtype = self.config.hidden_size, self.setup.compute_dtype
+        entries: list[int | Tensor] = []
+        for entry in row:
+            if isinstance(entry, Integral):
+                entries.append(int(entry))
+                continue
+            vector = entry.get("data") if isinstance(entry, Mapping) else entry
+            if isinstance(vector, Tensor) and vector.shape[-1] == width:
+                entries += vector.reshape(-1, width).to("cpu", dtype)
+            else:
+                log.warning(
+                    "An embedding of shape %s was ignored: this text encoder is %d wide.",
+                    tuple(vector.shape) if isinstance(vector, Tensor) else type(vector),
+                    width,
+                )
+        return entries
+
+    def embed(self, chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor]:
+        """Return token vectors with positions added, (B, T, W), and positions to pool at, (P,).
+
+        The device gets two uploads at most: all integers, and all vectors if there are any.
+        """
+        table = self.transformer.get_input_embeddings()
+        device = self.execution_device or next(table.parameters()).device
+        pad = self.special_tokens["pad"]
+        entries = [entry for chunk in chunks for entry in chunk.entries]
+        ids = [entry if isinstance(entry, int) else pad for entry in entries]
+        at, vectors = [], []
+        for place, entry in enumerate(entries):
+            if not isinstance(entry, int):
+                at.append(place)
+                vectors.append(entry)
+        pooled_at = [chunk.pooled_at for chunk in chunks if chunk.pooled_at is not None]
+        integers = torch.tensor([*ids, *pooled_at, *at]).to(device)
+        of_ids, of_pooled, of_vectors = torch.split(integers, [len(ids), len(pooled_at), len(at)])
+        embeds: Tensor = table(of_ids).to(self.setup.compute_dtype)
         if vectors:
-            stacked = torch.stack([one.to("cpu", self.setup.compute_dtype) for one in vectors])
-            embeds = embeds.index_copy(0, integers[pooled_end:], stacked.to(device))
-        embeds = embeds.view(len(chunks), length, width)
-        return self.transformer.text_model.with_positions(embeds), integers[ids_end:pooled_end]
+            embeds = embeds.index_copy(0, of_vectors, torch.stack(vectors).to(device))
+        embeds = embeds.view(len(chunks), -1, embeds.shape[-1])
+        return self.transformer.text_model.with_positions(embeds), of_pooled
 
     def forward(self, tokens: Sequence[Sequence[Entry]]) -> tuple[Tensor, Tensor]:
         """Encode chunks of token ids and vectors, without weights.
@@ -240,20 +254,29 @@ class SDClipModel(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Encode as ``forward`` does, with pooled vectors for the first *pooled* chunks only."""
         self._warn_of_placeholders(pooled)
-        cache = None if self.layer == "all" or torch.is_grad_enabled() else self.setup.cache
+        cache = self._usable_cache()
         states_out, pooled_out = [], []
         for start in range(0, len(tokens), MAX_BATCH):
-            x, pooled_at = self.embed(tokens[start : start + MAX_BATCH])
-            pooled_at = pooled_at[: max(pooled - start, 0)]
-            if cache is not None and x.device.type == "cpu" and x.dtype == torch.float32:
-                states, last = cache.encode(self, x, pooled_at)
+            chunks = self.read_chunks(tokens[start : start + MAX_BATCH], pooled - start)
+            if cache is not None:
+                states, last = cache.encode(self, chunks)
             else:
-                states, last = self.compute(x, pooled_at, KVCache())
+                states, last = self.compute(*self.embed(chunks), KVCache())
             states_out.append(states)
             pooled_out.append(last)
         if len(states_out) == 1:
             return states_out[0], pooled_out[0]
         return torch.cat(states_out), torch.cat(pooled_out)
+
+    def _usable_cache(self) -> EncodeCache | None:
+        """Return the cache, which stores results computed on the CPU in float32, if they are."""
+        is_cacheable = (
+            (self.execution_device is None or self.execution_device.type == "cpu")
+            and self.setup.compute_dtype == torch.float32
+            and self.layer != "all"
+            and not torch.is_grad_enabled()
+        )
+        return self.setup.cache if is_cacheable else None  # which sees where the weights are
 
     def cache_key(self) -> tuple[Any, ...]:
         """Return what results of ``compute`` depend on besides the input and the weights."""

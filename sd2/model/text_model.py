@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from ..config import TextEncoderConfig
+from .weights_fingerprint import WatchedList, WatchedModule
 
 
 class KVCache:
@@ -46,7 +47,7 @@ class KVCache:
         return keys, values
 
 
-class Attention(nn.Module):
+class Attention(WatchedModule):
     """Causal multi-head self-attention."""
 
     def __init__(self, config: TextEncoderConfig, operations: Any, **placement: Any) -> None:
@@ -83,7 +84,7 @@ class Attention(nn.Module):
         return self.out_proj(out.transpose(1, 2).flatten(1))  # type: ignore[no-any-return]
 
 
-class MLP(nn.Module):
+class MLP(WatchedModule):
     """Two linear layers with a GELU between them."""
 
     def __init__(self, config: TextEncoderConfig, operations: Any, **placement: Any) -> None:
@@ -97,7 +98,7 @@ class MLP(nn.Module):
         return self.fc2(fc1_gelu(x) if fc1_gelu else gelu(self.fc1(x)))  # type: ignore[no-any-return]
 
 
-class EncoderLayer(nn.Module):
+class EncoderLayer(WatchedModule):
     """One transformer block."""
 
     def __init__(self, config: TextEncoderConfig, operations: Any, **placement: Any) -> None:
@@ -120,7 +121,7 @@ class EncoderLayer(nn.Module):
         return x + self.mlp(self.layer_norm2(x))  # type: ignore[no-any-return]
 
 
-class Embeddings(nn.Module):
+class Embeddings(WatchedModule):
     """The token table and the position table."""
 
     def __init__(self, config: TextEncoderConfig, operations: Any, **placement: Any) -> None:
@@ -132,17 +133,17 @@ class Embeddings(nn.Module):
         )
 
 
-class Encoder(nn.Module):
+class Encoder(WatchedModule):
     """The stack of blocks."""
 
     def __init__(self, config: TextEncoderConfig, operations: Any, **placement: Any) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
+        self.layers = WatchedList(
             EncoderLayer(config, operations, **placement) for _ in range(config.num_hidden_layers)
         )
 
 
-class TextTransformer(nn.Module):
+class TextTransformer(WatchedModule):
     """Embeddings, blocks and final layer norm: ``text_model.*``."""
 
     def __init__(self, config: TextEncoderConfig, operations: Any, **placement: Any) -> None:
@@ -185,7 +186,7 @@ class TextTransformer(nn.Module):
         return states, x[batch, pooled_at - kv_cache.length]
 
 
-class CLIPTextModel(nn.Module):
+class CLIPTextModel(WatchedModule):
     """The whole text tower: ``text_model.*`` and ``text_projection.weight``."""
 
     def __init__(

@@ -17,19 +17,60 @@ import torch
 from torch import Tensor, nn
 
 _METHODS = frozenset(["forward", "gelu", "forward_at"])
-"""The methods of a layer that are called; other code may replace them on the instance."""
+"""The methods of a module that are called; other code may replace them on the instance."""
 
 _version, _requires_grad = map(operator.attrgetter, ("_version", "requires_grad"))
-_reads, _last_read = count(1), 0
+_events, _last_event = count(1), 0
 
 
-def handed_out() -> int:
-    """Return a number that changes whenever other code reads a weight of a ``WatchedLayer``."""
-    return _last_read
+def last_event() -> int:
+    """Return a number that changes whenever a ``WatchedModule`` may have changed."""
+    return _last_event
 
 
-class WatchedLayer(nn.Module):
-    """A layer that notes when other code reads its weight or bias. It reads ``_parameters``."""
+def _note_event() -> None:
+    global _last_event
+    _last_event = next(_events)
+
+
+class WatchedModule(nn.Module):
+    """A module that notes changes of its attributes, parts and hooks."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        _note_event()
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        _note_event()
+        super().__delattr__(name)
+
+    def add_module(self, *args: Any) -> None:
+        _note_event()
+        super().add_module(*args)
+
+    def register_forward_hook(self, *args: Any, **kwargs: Any) -> Any:
+        _note_event()
+        return super().register_forward_hook(*args, **kwargs)
+
+    def register_forward_pre_hook(self, *args: Any, **kwargs: Any) -> Any:
+        _note_event()
+        return super().register_forward_pre_hook(*args, **kwargs)
+
+    def is_ordinary(self) -> bool:
+        """Tell whether the module's result depends on its class, its weights and its input only."""
+        return True
+
+
+class WatchedList(WatchedModule, nn.ModuleList):
+    """A list that notes changes of its items."""
+
+    def insert(self, index: int, module: nn.Module) -> None:
+        _note_event()
+        super().insert(index, module)
+
+
+class WatchedLayer(WatchedModule):
+    """A layer that also notes when other code reads its weights. It reads ``_parameters``."""
 
     def __getattr__(self, name: str) -> Any:
         if name in ("weight", "bias"):
@@ -38,12 +79,7 @@ class WatchedLayer(nn.Module):
 
     def weights_read(self) -> None:
         """Make everything that was derived from weights invalid."""
-        global _last_read
-        _last_read = next(_reads)
-
-    def is_ordinary(self) -> bool:
-        """Tell whether the layer's result depends on its weight, its bias and its input only."""
-        return True
+        _note_event()
 
 
 def state_of(weight: Tensor) -> tuple[int, int] | None:
@@ -61,7 +97,7 @@ def state_of(weight: Tensor) -> tuple[int, int] | None:
 
 
 class WeightsFingerprint:
-    """State of a module's layers and weights.
+    """State of a module's parts and weights.
 
     Checking it is most of the cost of a cached result, and most of that is reading memory that an
     encode has evicted from the processor's caches; so it touches each object once.
@@ -69,31 +105,26 @@ class WeightsFingerprint:
 
     def __init__(self, module: nn.Module) -> None:
         parts = list(module.modules())
-        self._module, self._reads = module, handed_out()
-        self._attributes = [vars(part) for part in parts]
-        self._counts = list(map(len, self._attributes))
+        self._module, self._event = module, last_event()
         # torch changes these dicts in place and never replaces them.
-        self._hooks = [d for part in parts for d in (part._forward_hooks, part._forward_pre_hooks)]
-        self._holders = [held for part in parts for held in (part._parameters, part._modules)]
+        self._holders = [part._parameters for part in parts if part._parameters]
         self._held = list(_values(self._holders))
+        self._parameters = [held for held in self._held if held is not None]
+        self._states = _states(self._parameters)
         self._checks = [
             part.is_ordinary
             for part in parts
-            if isinstance(part, WatchedLayer)
-            and type(part).is_ordinary is not WatchedLayer.is_ordinary
+            if isinstance(part, WatchedModule)
+            and type(part).is_ordinary is not WatchedModule.is_ordinary
         ]
-        self._parameters = list(module.parameters())
-        self._states = _states(self._parameters)
 
     def matches(self, module: nn.Module) -> bool:
         """Tell whether *module* is the same object, unchanged."""
-        if module is not self._module or self._reads != handed_out() or _has_global_hooks():
+        if module is not self._module or self._event != last_event() or _has_global_hooks():
             return False
         held = list(_values(self._holders))
         return (
-            not any(self._hooks)
-            and list(map(len, self._attributes)) == self._counts
-            and len(held) == len(self._held)
+            len(held) == len(self._held)
             and all(map(operator.is_, held, self._held))
             and not any(map(_requires_grad, self._parameters))
             and _states(self._parameters) == self._states
@@ -108,11 +139,11 @@ def is_altered(module: nn.Module) -> bool:
 
 def _is_plain(part: nn.Module) -> bool:
     own = [tensor for tensor in part._parameters.values() if tensor is not None]
-    is_watched = isinstance(part, WatchedLayer) and part.is_ordinary()
     return (
-        not (part._forward_hooks or part._forward_pre_hooks)
+        isinstance(part, WatchedLayer if own else WatchedModule)
+        and part.is_ordinary()
+        and not (part._forward_hooks or part._forward_pre_hooks)
         and _METHODS.isdisjoint(vars(part))
-        and (is_watched or not own)
         and all(state_of(tensor) is not None for tensor in own)
     )
 
@@ -127,5 +158,5 @@ def _states(tensors: list[nn.Parameter]) -> tuple[list[int], list[int]]:
     return list(map(Tensor.data_ptr, tensors)), list(map(_version, tensors))
 
 
-def _values(holders: Iterable[dict[str, Any]]) -> Iterable[Any]:
+def _values(holders: Iterable[dict[str, nn.Parameter | None]]) -> Iterable[nn.Parameter | None]:
     return chain.from_iterable(map(dict.values, holders))

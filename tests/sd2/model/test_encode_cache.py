@@ -247,9 +247,8 @@ def test_weights_without_readable_memory_can_be_encoded_with(kind, model):
             fc2.weight = torch.nn.Parameter(fc2.weight.clone(), requires_grad=False)
             model.clip_h.encode_chunks([chunk(5)], 0)
             fc2.weight[0].fill_(3)  # which nobody counts
-            expected = model.clip_h.compute(
-                *model.clip_h.embed([chunk(5)])[:1], torch.zeros(0, dtype=torch.long), KVCache()
-            )[0]
+            chunks = model.clip_h.read_chunks([chunk(5)], 0)
+            expected = model.clip_h.compute(*model.clip_h.embed(chunks), KVCache())[0]
             found = model.clip_h.encode_chunks([chunk(5)], 0)[0]
             torch.testing.assert_close(found, expected)
         return
@@ -272,7 +271,8 @@ def test_a_hook_on_all_modules_counts(model):
 
 def test_threads_share_a_cache(model):
     prompts = [[chunk(300 + number)] for number in range(12)]
-    expected = [model.clip_h.compute(*model.clip_h.embed(p), KVCache())[0] for p in prompts]
+    inner = model.clip_h
+    expected = [inner.compute(*inner.embed(inner.read_chunks(p, 1)), KVCache())[0] for p in prompts]
 
     def encoded(number):
         with torch.no_grad():

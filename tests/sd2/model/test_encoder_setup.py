@@ -52,5 +52,5 @@ def test_results_are_left_on_the_output_device():
 
 def test_activations_have_the_compute_dtype():
     model = tiny.text_encoder(setup=EncoderSetup(compute_dtype=torch.bfloat16))
-    x, _ = model.clip_h.embed([[49406, 49407]])
+    x, _ = model.clip_h.embed(model.clip_h.read_chunks([[49406, 49407]], 1))
     assert x.dtype == torch.bfloat16
