@@ -21,7 +21,7 @@ from pathlib import Path
 from .measure import HEADER, ONE_THREAD, Row, from_json, to_json
 
 ROOT = Path(__file__).parent.parent
-PARTS = ["startup", "encoding", "comfyui", "dataset", "loading"]
+PARTS = ["startup", "encoding", "comfyui", "dataset", "loading", "first"]
 PEERS = ("torch", "transformers", "tokenizers", "safetensors")
 
 
@@ -34,6 +34,18 @@ def checkpoints(folder: Path) -> tuple[str, str]:
             maker = ROOT / "tests" / "support" / "layouts.py"
             subprocess.run([sys.executable, maker, "sd21", path], check=True)
     return str(paths[0]), str(paths[1])
+
+
+def encoders(folder: Path, checkpoint: str) -> list[str]:
+    """Return two files of the encoder alone, in fp32 and in fp16."""
+    paths = []
+    for dtype in ("fp32", "fp16"):
+        path = folder / f"encoder_{dtype}.safetensors"
+        if not path.exists():
+            arguments = ["convert", checkpoint, path, "--dtype", dtype]
+            subprocess.run([sys.executable, "-m", "sd2_clip", *arguments], check=True, cwd=ROOT)
+        paths.append(str(path))
+    return paths
 
 
 def machine() -> dict[str, str]:
@@ -81,6 +93,7 @@ def main() -> None:
         "comfyui": lambda: comfyui(safetensors, rounds),
         "dataset": lambda: measured("dataset", safetensors),
         "loading": lambda: measured("loading", safetensors, ckpt, "--rounds", "3"),
+        "first": lambda: measured("loading", "--first", *encoders(arguments.files, safetensors)),
     }
     rows = [row for name in arguments.only for row in parts[name]()]
     about = machine()

@@ -1,15 +1,20 @@
 """Measures loading from 5.2 GB checkpoints: time, peak memory, memory shared by processes.
 
     python -m benchmarks.loading CHECKPOINT.safetensors CHECKPOINT.ckpt [--rounds N]
+    python -m benchmarks.loading --first FP32.safetensors FP16.safetensors [--rounds N]
+
+The second form compares the first prompts from two files of the encoder alone.
 
 Each measurement runs in its own process. Files are read once before, to fill the page cache. Mapped
-weights are read on first access, so "load" includes one access to each of them.
+weights are read on first access, so "load" includes one access to each of them; but not with
+``--first``, where the first prompt reads them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -108,7 +113,38 @@ def torch_load(path: str) -> Result:
     return {"seconds": clock() - started, "peak": memory("VmHWM") - before}
 
 
+def first_prompts(path: str, prompts: int = 1, *, packs: bool = True) -> Result:
+    """Time loading and the first prompt, and what *prompts* prompts add to private memory."""
+    import torch
+    from sd2_clip.clip.load_clip import load_clip
+    from sd2_clip.sd2.model import onednn
+    from sd2_clip.sd2.sd2_tokenizer import SD2Tokenizer
+
+    SD2Tokenizer().tokenize_with_weights("once")
+    torch.zeros(1).half()
+    if not packs:
+        onednn.PACK_AFTER = math.inf
+    before = memory("RssAnon")
+    started = clock()
+    clip = load_clip(path, device="cpu", dtype="fp32")
+    loaded = clock()
+    clip.encode("prompt")
+    encoded = clock()
+    for number in range(1, prompts):
+        clip.encode(f"{number} prompts")
+    size = sum(p.numel() * 4 for p in clip.cond_stage_model.parameters()) / 1e6
+    return {
+        "load": loaded - started,
+        "prompt": encoded - loaded,
+        "both": encoded - started,
+        "private": (memory("RssAnon") - before) / size,
+    }
+
+
 WORKS = {
+    "first": first_prompts,
+    "first, never packed": lambda path: first_prompts(path, packs=False),
+    "many": lambda path: first_prompts(path, 16),
     "bytes": read_bytes,
     "ours": ours,
     "half": lambda path: ours(path, "fp16"),
@@ -196,8 +232,40 @@ def table(safetensors: str, ckpt: str | None, rounds: int) -> list[Row]:
     return rows
 
 
+def first_table(fp32: str, fp16: str, rounds: int) -> list[Row]:
+    files = {"fp32": fp32, "fp16": fp16}
+    first: dict[str, list[Result]] = {name: [] for name in files}
+    unpacked: list[Result] = []
+    for number in range(rounds + 1):
+        for name, path in files.items():
+            result = run("first", path)
+            if number:
+                first[name].append(result)
+        unpacked.append(run("first, never packed", fp32))
+
+    def compared(field: str) -> float:
+        return median(first["fp16"], field) / median(first["fp32"], field)
+
+    note = ", ".join(
+        f"{name}: {median(results, 'load'):.3f} s and {median(results, 'prompt'):.3f} s"
+        for name, results in first.items()
+    )
+    private = {name: run("many", path)["private"] for name, path in files.items()}
+    return [
+        Row("fp16 file: load / fp32 file's", compared("load"), "×", 1.3, note=note),
+        Row("fp16 file: first prompt / fp32 file's", compared("prompt"), "×", 1.5),
+        Row("load and one prompt / the same where nothing is ever packed",
+            median(first["fp32"], "both") / median(unpacked[1:], "both"), "×", 1.05),
+        *(
+            Row(f"{name} file: private memory after packing / encoder in fp32", value, "×", 1.0)
+            for name, value in private.items()
+        ),
+    ]  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--first", action="store_true")
     parser.add_argument("files", nargs="+")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=WORKS)
@@ -206,6 +274,9 @@ def main() -> None:
         print(json.dumps(WORKS[arguments.only](arguments.files[0])), flush=True)
         if arguments.only == "waiting":
             sys.stdin.readline()
+        return
+    if arguments.first:
+        print(to_json(first_table(*arguments.files, arguments.rounds)))
         return
     safetensors, ckpt = [*arguments.files, None][:2]
     print(to_json(table(safetensors, ckpt, arguments.rounds)))
