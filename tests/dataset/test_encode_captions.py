@@ -368,6 +368,7 @@ def test_a_damaged_input_is_named_after_all_fragments_before_it(tmp_path, out):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="process groups are killed")
+@pytest.mark.slow
 def test_kills_lose_nothing_and_leave_nothing(tmp_path, out):
     source = write(
         tmp_path / "captions.txt", [f"picture {number} of a cat" for number in range(1000)]

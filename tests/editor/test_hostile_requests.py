@@ -75,6 +75,7 @@ def test_bodies_that_are_not_encoded_as_they_say(encoding: str, path: str, clien
     client.run(test)
 
 
+@pytest.mark.slow
 def test_compressed_body_cannot_fill_the_memory(client: Client) -> None:
     async def test(client: Client) -> None:
         body = zlib.compress(b" " * 200_000_000)

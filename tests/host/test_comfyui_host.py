@@ -300,6 +300,7 @@ print(*(name for name in sys.modules if name.startswith("sd2_clip.")))
 """
 
 
+@pytest.mark.slow
 def test_inside_comfyui_private_names_of_torch_may_be_missing(tmp_path: Path) -> None:
     (tmp_path / "sd2_clip").symlink_to(ROOT, target_is_directory=True)
     values = {

@@ -160,6 +160,7 @@ def test_bypassed_node_counts_inputs_as_its_class_does():
     assert inputs(canvas, "3") == {}  # position 0 is "one", which has no link
 
 
+@pytest.mark.slow
 def test_chain_of_bypassed_nodes():
     canvas = Canvas()
     canvas.add("s", "Load", outputs="CLIP:CLIP")

@@ -161,6 +161,7 @@ PREFIX = st.text("abc_0.", max_size=12).map(lambda text: text and text + ".")
 
 @settings(deadline=None, max_examples=30)
 @given(prefix=PREFIX)
+@pytest.mark.slow
 def test_any_prefix_will_do(prefix):
     assert detect(header_only(shapes.prefixed(prefix, DIFFUSERS))).num_layers == 23
     openclip = shapes.prefixed(prefix, openclip_text(SD2_CONFIG))
@@ -233,6 +234,7 @@ NAMES = sorted(transformers_text(TINY_CONFIG)) + sorted(openclip_text(TINY_CONFI
         max_size=40,
     )
 )
+@pytest.mark.slow
 def test_any_table_of_tensors_is_detected_or_refused(tensors):
     with contextlib.suppress(SD2ClipError):
         detect(header_only(tensors), TINY).describe()
@@ -240,6 +242,7 @@ def test_any_table_of_tensors_is_detected_or_refused(tensors):
 
 @settings(deadline=None, max_examples=100)
 @given(st.data())
+@pytest.mark.slow
 def test_mutated_encoders_are_detected_or_refused(data):
     tensors = dict(transformers_text(TINY_CONFIG, projection=True))
     for name in data.draw(st.lists(st.sampled_from(sorted(tensors)), max_size=3)):

@@ -52,6 +52,7 @@ def test_aliases_and_merges_are_read(tmp_path):
         pytest.param("a: \x00", "not readable as YAML", id="NUL"),
     ],
 )
+@pytest.mark.slow
 def test_what_cannot_be_read_is_one_sentence(tmp_path, text, words):
     with pytest.raises(UnreadableFileError, match=words) as caught:
         read(tmp_path, text)

@@ -150,6 +150,7 @@ FUZZ = settings(
 
 @FUZZ
 @given(content=st.binary(max_size=200))
+@pytest.mark.slow
 def test_any_bytes_give_one_of_our_errors(content, tmp_path):
     path = tmp_path / "fuzz"
     path.write_bytes(content)

@@ -88,6 +88,7 @@ JSON = st.recursive(
 
 @FUZZ
 @given(header=JSON, length=st.none() | st.integers(0, 2**63))
+@pytest.mark.slow
 def test_any_json_header_gives_a_checkpoint_or_one_of_our_errors(header, length, tmp_path):
     path = tmp_path / "fuzz"
     path.write_bytes(raw_safetensors(header, b"\0" * 64, length=length))
@@ -97,6 +98,7 @@ def test_any_json_header_gives_a_checkpoint_or_one_of_our_errors(header, length,
 
 @FUZZ
 @given(data=st.data())
+@pytest.mark.slow
 def test_mutated_headers_give_tensors_or_one_of_our_errors(data, tmp_path):
     content = bytearray(
         raw_safetensors({"x": entry(), "y": entry("I64", (2,), (8, 24))}, b"\1" * 24)

@@ -219,6 +219,7 @@ FILES = [serialised(True), serialised(False)]
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(st.data())
+@pytest.mark.slow
 def test_mutated_files_give_a_value_or_one_of_our_errors(tmp_path, data):
     original = bytearray(data.draw(st.sampled_from(FILES)))
     for _ in range(data.draw(st.integers(1, 4))):

@@ -157,6 +157,7 @@ def nested_tuples(depth):
     ids=["exponential-key", "deep-tuples", "deep-lists", "memo-number", "memo-text",
          "huge-bytes", "huge-integer", "digits", "cycle"],
 )  # fmt: skip
+@pytest.mark.slow
 def test_bombs_end_soon_with_a_value_or_a_readable_error(pickled, tmp_path):
     with contextlib.suppress(UnreadableFileError):
         load_pickle(with_pickle(tmp_path, pickled))
@@ -176,6 +177,7 @@ OPERATIONS = [opcode.code.encode("latin-1") for opcode in pickletools.opcodes]
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.one_of(st.sampled_from(OPERATIONS), st.binary(max_size=5)), max_size=40))
+@pytest.mark.slow
 def test_any_sequence_of_operations_ends_in_a_value_or_one_of_two_errors(pieces):
     with contextlib.suppress(DamagedPickleError, UnsafeFileError):
         SafeUnpickler(b"".join(pieces)).run()

@@ -260,6 +260,7 @@ def test_layers_with_one_weight_share_what_is_packed(layer):
 
 
 @needs_packing
+@pytest.mark.slow
 def test_what_is_packed_goes_with_its_weight(layer):
     pack(layer)
     twin = weakref.ref(onednn._packed[parameter(layer)].weight)
@@ -310,6 +311,7 @@ def test_without_memory_for_it_weights_are_used_as_they_are(layer, monkeypatch, 
 
 
 @needs_packing
+@pytest.mark.slow
 def test_threads_that_use_a_layer_at_once_all_get_its_results(file):
     expected = mapped(file)(ROWS)
     for _ in range(50):
@@ -320,6 +322,7 @@ def test_threads_that_use_a_layer_at_once_all_get_its_results(file):
 
 
 @needs_packing
+@pytest.mark.slow
 def test_tracers_and_compilers_see_a_plain_product(layer):
     for _ in range(5):
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:

@@ -78,6 +78,7 @@ def test_extra_networks_are_taken_out_and_named():
      "#\n" * 10_000, "[:" * 10_000 + "]" * 10_000],
     ids=lambda text: text[:12],
 )  # fmt: skip
+@pytest.mark.slow
 def test_long_runs_of_one_thing_are_read_in_a_moment(text):
     started = time.process_time()
     assert parse_a1111(text, 4).prompts

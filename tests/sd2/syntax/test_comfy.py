@@ -175,6 +175,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.slow
 def test_hostile_text_ends_soon(text: str) -> None:
     start = time.process_time()
     parsed = parse_comfy(text)

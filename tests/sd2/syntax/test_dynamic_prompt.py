@@ -118,6 +118,7 @@ def test_text_without_marks_is_left_alone(text):
     ["/*" * 200_000, "//" * 200_000, "{a|" * 999 + "\\\\" * 20_000, "{a|b}" * 30_000],
     ids=["open comments", "slashes", "deep", "many"],
 )
+@pytest.mark.slow
 def test_time_is_linear(text):
     started = time.perf_counter()
     resolve_choices(text, Random(0))

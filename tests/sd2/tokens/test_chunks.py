@@ -111,6 +111,7 @@ SYNTAX = "abBREAK AND,.:|()[]\\<>lora0123456789 \n"
 
 @settings(deadline=None, max_examples=150)
 @given(st.one_of(st.text(), st.text(alphabet=SYNTAX)), st.booleans())
+@pytest.mark.slow
 def test_any_text_makes_whole_chunks(text, keep_words):
     for prompt in parse_a1111(text, 8).prompts:
         tokens = TOKENIZER.tokenize_a1111(prompt.sections, keep_words=keep_words)

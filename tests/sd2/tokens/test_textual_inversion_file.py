@@ -329,6 +329,7 @@ def test_what_is_left_out_is_a_warning_of_the_text(tmp_path: Path) -> None:
     ("emb_null.png", "its embedding is damaged"),
     ("legacy_proto_bigint.pt", "it does not have torch's protocol 1001"),
 ])  # fmt: skip
+@pytest.mark.slow
 def test_a_hostile_file_is_refused_in_one_sentence(name: str, why: str) -> None:
     found = recorded(name)
     assert isinstance(found, Unusable), found
