@@ -8,8 +8,11 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import layouts
 import pytest
@@ -114,6 +117,65 @@ def test_snippets_run_as_printed(page: str, small_files: Path) -> None:
     finally:
         host.use(before)
     assert {"clip", "cond"} <= set(names) or names["execution"].error is None  # type: ignore[attr-defined]
+
+
+class Examples(dict[str, Any]):
+    """Examples by column, in preprocess_train, and one by one, in collate_fn."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return ({"embedding": one} for one in self["embedding"])
+
+
+class MapsBatches:
+    """A data set with the interface of datasets and Ray Data, which gives one batch of two texts.
+
+    The real ones call ``CaptionEncoder`` in tests/dataset.
+    """
+
+    def __init__(self) -> None:
+        self.results: list[Mapping[str, Any]] = []
+
+    def map(self, encode: Any, *, batched: bool, batch_size: int) -> None:
+        assert batched
+        self.results.append(encode({"text": ["a cat", "a dog"]}))
+
+    def map_batches(self, encode: Any, *, fn_constructor_args: Any, **_options: Any) -> None:
+        self.results.append(encode(*fn_constructor_args)({"caption": ["a cat", "a dog"]}))
+
+
+def test_snippets_about_data_sets_run_as_printed(
+    small_files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pyarrow", reason="pyarrow is in the extra [dataset]")
+    from sd2_clip.dataset import CaptionEncoder, caption_encoder
+    from sd2_clip.dataset.encode_captions import encode_captions
+    from sd2_clip.dataset.formats import make_format
+
+    small = load_clip_module.load_clip
+    monkeypatch.setattr(
+        caption_encoder,
+        "load_clip",
+        lambda *arguments, model_options, **options: small(*arguments, **options),
+    )
+    Path("captions.txt").write_text("a cat\na dog\n", encoding="utf-8")
+    encoder = CaptionEncoder(CHECKPOINTS[0], device="cpu")
+    encode_captions("captions.txt", "embeddings", encoder, make_format("safetensors"))
+    data = MapsBatches()
+    names: dict[str, Any] = {
+        "epoch": 0,
+        "torch": torch,
+        "examples": Examples(file_name=["captions.txt:1", "captions.txt:0"]),
+        "batch": {"encoder_hidden_states": torch.zeros(1)},
+        "accelerator": SimpleNamespace(device="cpu"),
+        "weight_dtype": torch.float16,
+        "data_set": data,
+        "ray_data": data,
+    }
+    for text in blocks("docs/datasets.md", "python"):
+        exec(compile(text, "docs/datasets.md", "exec"), names)
+    expected = names["captions"][1]["caption_latents"]
+    torch.testing.assert_close(names["examples"]["embedding"][0], expected)
+    assert [len(result["caption_latents"]) for result in data.results] == [2, 2]
 
 
 @pytest.mark.nightly
