@@ -11,7 +11,7 @@ from ..sd2.errors import OptionError
 from .encode_text import encode_text
 
 if TYPE_CHECKING:
-    from ..host.interface import Clip
+    from ..host.interface import Clip, Conditioning
 
 
 def prompt_embeds(
@@ -61,7 +61,11 @@ def prompt_embeds(
 
 def single_cond(clip: Clip, text: str, **options: Any) -> torch.Tensor:
     """Encode *text* to one tensor, (1, T, 1024); an error if it makes several, or all layers."""
-    conditioning = encode_text(clip, text, **options).conditioning
+    return only_tensor(text, encode_text(clip, text, **options).conditioning)
+
+
+def only_tensor(text: str, conditioning: Conditioning) -> torch.Tensor:
+    """Return the one tensor, (1, T, 1024), that *text* was encoded to."""
     if len(conditioning) > 1:
         raise OptionError(
             f"{text[:60]!r} makes {len(conditioning)} prompts (by prompt editing, AND, or weights "

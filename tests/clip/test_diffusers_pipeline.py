@@ -1,4 +1,4 @@
-"""Real diffusers: pictures from our prompt_embeds, beside those of a pipeline with its own encoder."""
+"""Real diffusers: pictures from our prompt_embeds, beside those of a pipeline's own encoder."""
 
 from __future__ import annotations
 
