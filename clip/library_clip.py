@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..host.interface import Clip
 from ..host.standalone_clip import StandaloneClip
 from .prompt_embeds import prompt_embeds, single_cond
 
@@ -29,3 +30,10 @@ class LibraryClip(StandaloneClip):
     ) -> Any:
         """Encode prompts for a diffusers pipeline; see the function ``prompt_embeds``."""
         return prompt_embeds(self, prompts, negatives, device=device, dtype=dtype, **options)
+
+
+def library_clip(clip: Clip) -> Clip:
+    """Return a new handle of the standalone host as a ``LibraryClip``; another host's unchanged."""
+    if not isinstance(clip, StandaloneClip):
+        return clip
+    return LibraryClip(clip.cond_stage_model, clip.tokenizer)

@@ -15,7 +15,6 @@ import torch
 from .. import host
 from ..host.devices import DTYPES, accelerators
 from ..host.interface import Clip, progress_sink
-from ..host.standalone_clip import StandaloneClip
 from ..sd2.config import load_config
 from ..sd2.detection.detection import Detection
 from ..sd2.detection.placeholder_weights import add_placeholder_layers
@@ -23,7 +22,6 @@ from ..sd2.detection.read_encoder import read_encoder
 from ..sd2.errors import OptionError
 from ..sd2.files.checkpoint import Checkpoint, open_checkpoint
 from ..sd2.files.loaded_tensors import LoadedTensors, open_loaded
-from .library_clip import LibraryClip
 from .source import EncoderSource, FileStamp, placeholders
 
 log = logging.getLogger("sd2_clip")
@@ -115,8 +113,10 @@ def load_clip(
         layer_idx=layer_idx,
         model_options=dict(model_options or {}),
     )
-    if isinstance(clip, StandaloneClip):
-        clip = LibraryClip(clip.cond_stage_model, clip.tokenizer)
+    if not host.inside_comfyui():
+        from .library_clip import library_clip
+
+        clip = library_clip(clip)
     for note in notes:
         log.warning("%s: %s", detection.path, note)
     return clip
