@@ -25,9 +25,10 @@ test: .venv/test/ready lint ## Run the checks: lint, types and all tests but the
 test-fast: .venv/test/ready ## Run what takes less than a minute: no real sizes, no commands, no browser
 	$(IN_PARALLEL) -m "$(ELSEWHERE) and not full_size and not slow and not comfyui"
 
-# open_clip brings torchvision, which must fit torch: PyPI's fits the pinned one.
-test-oracles: .venv/test/ready ## Compare with heavy peers such as open_clip
-	.venv/test/bin/python $(PIP) open_clip_torch "$(TORCH)"
+# open_clip brings torchvision, which must fit torch: PyPI's fits the pinned one. diffusers is compared
+# in pictures.
+test-oracles: .venv/test/ready ## Compare with heavy peers: open_clip, diffusers
+	.venv/test/bin/python $(PIP) open_clip_torch diffusers "$(TORCH)"
 	$(PYTEST) -m oracle
 
 test-comfyui: ## Run our nodes in a real ComfyUI: COMFYUI_DIR=folder COMFYUI_PYTHON=python that runs it

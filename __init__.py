@@ -14,6 +14,7 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .clip.load_clip import load_checkpoint, load_clip
+    from .clip.prompt_embeds import prompt_embeds
     from .sd2 import (
         SD1ClipModel,
         SD1Tokenizer,
@@ -48,6 +49,7 @@ __all__ = [
     "detect",
     "load_checkpoint",
     "load_clip",
+    "prompt_embeds",
 ]
 
 if inside_comfyui():
@@ -61,6 +63,7 @@ _HOMES = {
     "detect": ".sd2.detection.detect",
     "load_checkpoint": ".clip.load_clip",
     "load_clip": ".clip.load_clip",
+    "prompt_embeds": ".clip.prompt_embeds",
 }
 
 

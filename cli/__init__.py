@@ -21,6 +21,7 @@ COMMANDS = {
     "inspect": "describe a model file; reads little more than its header",
     "convert": "extract the text encoder of a file as safetensors",
     "encode": "encode a data set of captions to embeddings, for training",
+    "prompt": "encode a prompt to a file for another program",
     "export": "write encoded captions in another format, for a trainer",
     "edit": "open the workflow editor in the browser, without ComfyUI",
     "demo": "encode a first prompt; uses random weights if no checkpoint is given",

@@ -14,7 +14,7 @@ from typing import Annotated, get_type_hints
 from ..sd2.config import SD2_CONFIG
 from ..sd2.errors import OptionError, check_choice
 from ..sd2.model.token_weights import TOKEN_NORMALIZATIONS, WEIGHT_INTERPRETATIONS
-from ..sd2.tokens.chunks import CHUNK_SPLITS
+from ..sd2.tokens.chunks import CHUNK_SPLITS, PADDINGS
 from ..sd2.tokens.tokenize_text import MOST_STEPS, SYNTAXES
 
 
@@ -106,6 +106,15 @@ class EncodeOptions:
             "are full, even inside a word, as ComfyUI does. words: between words.",
         ),
     ] = "tokens"
+    padding: Annotated[
+        str,
+        Choice(
+            PADDINGS,
+            "chunk: the rows of padding stay, 77 in all for each chunk, as samplers expect. none: "
+            "the rows of start, tokens and end alone, as Marigold and other programs want them; "
+            "for texts of one chunk.",
+        ),
+    ] = "chunk"
 
     def __post_init__(self) -> None:
         for name, option in ENCODE_OPTIONS.items():

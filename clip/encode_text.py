@@ -78,6 +78,7 @@ def tokenize_with(tokenizer: SD2Tokenizer, text: str, options: EncodeOptions) ->
         syntax=options.syntax,
         steps=options.steps,
         chunk_split=options.chunk_split,
+        padding=options.padding,
     )
 
 
@@ -99,7 +100,7 @@ def encode_text(clip: Clip, text: str, **options: Any) -> EncodedText:
             prompt.tokens.log_ignored()
             encoded[prompt.text] = [
                 [cond, {**given, RECORD_KEY: _record(clip, text, prompt, chosen)}]
-                for cond, given in _encode_weighted(clip, prompt.tokens, chosen)
+                for cond, given in _encode_rows(clip, prompt.tokens, chosen)
             ]
         schedule_of = dict(_schedule_of(prompt))
         conditioning += [[cond, {**given, **schedule_of}] for cond, given in encoded[prompt.text]]
@@ -128,6 +129,18 @@ def _schedule_of(prompt: ScheduledPrompt) -> Iterator[tuple[str, float]]:
         yield "end_percent", prompt.end
     if prompt.strength is not None:
         yield "strength", prompt.strength
+
+
+def _encode_rows(clip: Clip, tokens: TokenizedText, options: EncodeOptions) -> Conditioning:
+    """Encode *tokens*, and without padding keep the rows of start, tokens and end.
+
+    Attention is causal, so padding changes no row before it. It does take part in the mean that
+    ``A1111`` restores: so each row is the same with and without padding.
+    """
+    encoded = _encode_weighted(clip, tokens, options)
+    if tokens.padded:
+        return encoded
+    return [[cond[..., : tokens.row_count, :].clone(), given] for cond, given in encoded]
 
 
 def _encode_weighted(clip: Clip, tokens: TokenizedText, options: EncodeOptions) -> Conditioning:

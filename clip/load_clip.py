@@ -1,4 +1,7 @@
-"""Loads a CLIP handle from a file; nodes, command line, data sets and library all use this."""
+"""Loads a CLIP handle from a file or from weights in memory.
+
+Nodes, command line, data sets and library all use this.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,15 @@ from typing import Any
 import torch
 
 from .. import host
-from ..host.devices import DTYPES
+from ..host.devices import DTYPES, accelerators
 from ..host.interface import Clip, progress_sink
 from ..sd2.config import load_config
 from ..sd2.detection.detection import Detection
 from ..sd2.detection.placeholder_weights import add_placeholder_layers
 from ..sd2.detection.read_encoder import read_encoder
 from ..sd2.errors import OptionError
-from ..sd2.files.checkpoint import Checkpoint
+from ..sd2.files.checkpoint import Checkpoint, open_checkpoint
+from ..sd2.files.loaded_tensors import LoadedTensors, open_loaded
 from .source import EncoderSource, FileStamp, placeholders
 
 log = logging.getLogger("sd2_clip")
@@ -41,7 +45,7 @@ def parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
 
 
 def load_clip(
-    paths: AnyPath | Sequence[AnyPath],
+    paths: AnyPath | Sequence[AnyPath] | Mapping[str, Any] | torch.nn.Module,
     embedding_directory: AnyPath | Sequence[AnyPath] | None = None,
     device: str = "auto",
     dtype: torch.dtype | str | None = None,
@@ -52,7 +56,9 @@ def load_clip(
 ) -> Clip:
     """Load the text encoder in a file, a sharded set or a diffusers folder as a CLIP handle.
 
-    *paths* is one path, or a list of one path: SD2 has a single text encoder.
+    *paths* is one path, or a list of one path: SD2 has a single text encoder. It may also be a
+    state dict or a module in memory, such as a pipeline's ``text_encoder``: the handle then uses
+    its tensors, on their device and in their dtype unless *device* or *dtype* says otherwise.
     *embedding_directory* is where ``embedding:name`` is searched; None: the host's folders.
     *device* is auto, cpu or gpu:N. *dtype* is a torch dtype or fp32, fp16, bf16; None: the host
     selects it. *layer* is last, penultimate, all, or hidden with *layer_idx*.
@@ -60,14 +66,13 @@ def load_clip(
 
     Raises ``SD2ClipError``, which says what the file holds instead and what to do.
     """
-    if not isinstance(paths, (str, PathLike)):
-        if len(paths) != 1:
-            raise OptionError(
-                f"Expected one path, because SD2 has one text encoder; got {len(paths)}."
-            )
-        paths = paths[0]
+    opened = _opened(paths)
     runs_in = host.current()
-    placement = runs_in.select_device(str(device), parse_dtype(dtype))
+    wanted = parse_dtype(dtype)
+    # ComfyUI decides for itself where weights lie, and moves them while it runs.
+    if isinstance(opened, LoadedTensors) and not host.inside_comfyui():
+        device, wanted = _own_device(opened, str(device), wanted)
+    placement = runs_in.select_device(str(device), wanted)
 
     def place(tensor: torch.Tensor) -> torch.Tensor:
         if placement.keeps_narrower and tensor.dtype in (torch.float16, torch.bfloat16):
@@ -81,7 +86,7 @@ def load_clip(
     # be changed in place outside of it.
     @torch.inference_mode(False)
     def read() -> tuple[Checkpoint, Detection, dict[str, torch.Tensor], Sequence[str]]:
-        checkpoint, detection, state_dict = read_encoder(paths, place, config, progress_sink.get())
+        checkpoint, detection, state_dict = read_encoder(opened, place, config, progress_sink.get())
         return checkpoint, detection, *add_placeholder_layers(state_dict, config)
 
     checkpoint, detection, state_dict, added = read()
@@ -97,6 +102,7 @@ def load_clip(
         notes=notes,
         stamps=tuple(map(FileStamp.of, checkpoint.files)),
         header_sha256=checkpoint.header_digest(),
+        reopen=lambda: opened if isinstance(opened, LoadedTensors) else open_checkpoint(opened),
         read=lambda: read()[2],
     )
     clip = runs_in.build_clip(
@@ -107,9 +113,48 @@ def load_clip(
         layer_idx=layer_idx,
         model_options=dict(model_options or {}),
     )
+    if not host.inside_comfyui():
+        from .library_clip import library_clip
+
+        clip = library_clip(clip)
     for note in notes:
         log.warning("%s: %s", detection.path, note)
     return clip
+
+
+def _opened(
+    source: AnyPath | Sequence[AnyPath] | Mapping[str, Any] | torch.nn.Module,
+) -> AnyPath | LoadedTensors:
+    """Return the one path of *source*, or its tensors in memory."""
+    if isinstance(source, (str, PathLike)):
+        return source
+    if isinstance(source, (Mapping, torch.nn.Module)):
+        return open_loaded(source)
+    if not isinstance(source, Sequence):
+        has_encoder = hasattr(source, "text_encoder")
+        raise OptionError(
+            f"Expected a path, a state dict or a module; got a {type(source).__name__}."
+            + (" Pass its text_encoder." if has_encoder else "")
+        )
+    if len(source) != 1:
+        raise OptionError(
+            f"Expected one path, because SD2 has one text encoder; got {len(source)}."
+        )
+    return source[0]
+
+
+def _own_device(
+    opened: LoadedTensors, device: str, dtype: torch.dtype | None
+) -> tuple[str, torch.dtype | None]:
+    """Return the device and dtype of tensors in memory, where the caller asked for none."""
+    floats = [tensor for tensor in opened.held.values() if tensor.is_floating_point()]
+    if device != "auto" or not floats:
+        return device, dtype
+    own = floats[0].device
+    if own.type == "cpu":
+        return "cpu", dtype  # computes in fp32; narrower tensors stay as they are
+    same = [(gpu.type, gpu.index or 0) for gpu in accelerators()]
+    return f"gpu:{same.index((own.type, own.index or 0))}", dtype or floats[0].dtype
 
 
 def _folders(embedding_directory: AnyPath | Sequence[AnyPath] | None) -> list[str]:

@@ -59,7 +59,9 @@ class EncodingRecord(str):
                     "dtype": dtype,
                     "weights": {
                         "file": "unknown" if source is None else str(source.detection.path),
-                        "bytes": None if source is None else sum(s.size for s in source.stamps),
+                        "bytes": sum(s.size for s in source.stamps)
+                        if source is not None and source.stamps
+                        else None,
                         "header_sha256": None if source is None else source.header_sha256,
                         "patched_tensors": len(patches),
                     },
@@ -72,7 +74,8 @@ class EncodingRecord(str):
                 }
             )
         )
-        record._source = source
+        # Weights in memory have no file to hash, and the record must not keep them alive.
+        record._source = source if source is not None and source.stamps else None
         record._patches = patches
         return record
 

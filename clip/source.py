@@ -13,7 +13,7 @@ import torch
 from ..host.interface import DevicePlacement
 from ..sd2.detection.detection import Detection
 from ..sd2.detection.read_encoder import encoder_tensors
-from ..sd2.files.checkpoint import open_checkpoint
+from ..sd2.files.checkpoint import Checkpoint
 from ..sd2.files.tensor_hash import state_dict_digest
 
 
@@ -59,6 +59,8 @@ class EncoderSource:
     """Of all files that were read."""
     header_sha256: str = field(repr=False)
     """``Checkpoint.header_digest`` of them."""
+    reopen: Callable[[], Checkpoint] = field(repr=False)
+    """Opens the file again, or returns the tensors that were in memory already."""
     read: Callable[[], Mapping[str, torch.Tensor]] = field(repr=False)
     """Reads the state dict that the model was built from again."""
 
@@ -102,8 +104,7 @@ class EncoderSource:
     def _digest(self) -> str:
         if not all(stamp.is_current() for stamp in self.stamps):
             raise _FileChangedError
-        checkpoint = open_checkpoint(self.detection.path)
-        return state_dict_digest(encoder_tensors(checkpoint, self.detection))
+        return state_dict_digest(encoder_tensors(self.reopen(), self.detection))
 
 
 def placeholders(added: Iterable[str], num_layers: int) -> tuple[frozenset[int], bool]:

@@ -49,6 +49,8 @@ class NodeClass:
         self.return_types: tuple[Any, ...] = tuple(getattr(cls, "RETURN_TYPES", ()))
         self.is_output = getattr(cls, "OUTPUT_NODE", False) is True
         self.input_is_list = bool(getattr(cls, "INPUT_IS_LIST", False))
+        self.retired_widgets: Mapping[int, Sequence[Any]] = getattr(cls, "RETIRED_WIDGETS", {})
+        """Values of widgets that the class no longer has, by their position in old workflows."""
         self.title: str = getattr(cls, "TITLE", None) or name
         self._specs: dict[str, InputSpec | None] = {}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,6 +14,9 @@ from ..sd2.model.nonfinite import explain, find_nonfinite, is_finite
 from ..sd2.sd2_clip import SD2ClipModel
 from ..sd2.sd2_tokenizer import SD2Tokenizer
 from .interface import Conditioning, Tokens, WeightChange
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 def with_weights(model: SD2ClipModel, changed: Mapping[str, torch.Tensor]) -> SD2ClipModel:
@@ -48,9 +51,9 @@ class StandaloneClip:
         Kept for the record: they are already applied."""
         self._lock = threading.Lock()
 
-    def clone(self) -> StandaloneClip:
+    def clone(self) -> Self:
         """Make a handle with options of its own on the same weights."""
-        twin = StandaloneClip(self.cond_stage_model, self.tokenizer)
+        twin = type(self)(self.cond_stage_model, self.tokenizer)
         twin.layer_idx = self.layer_idx
         twin.tokenizer_options = dict(self.tokenizer_options)
         twin.patches = dict(self.patches)

@@ -8,7 +8,7 @@ export const LOADER = "LoadSD2CLIP";
 const LORA_LOADER = "LoadSD2CLIPLora";
 const REROUTE = "Reroute";
 
-const PROMPT_WIDGETS = ["text", "syntax", "steps", "chunk_split"];
+const PROMPT_WIDGETS = ["text", "syntax", "steps", "chunk_split", "padding"];
 /** Links followed at most from a node to its loader. */
 const MAX_LINKS = 50;
 

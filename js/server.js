@@ -12,7 +12,8 @@ async function fetchJson(path, options) {
 }
 
 /**
- * @typedef {{text: string, syntax?: string, steps?: number, chunk_split?: string}} Prompt
+ * @typedef {{text: string, syntax?: string, steps?: number, chunk_split?: string,
+ *   padding?: string}} Prompt
  * @param {Prompt} prompt
  * @param {AbortSignal} signal
  * @returns {Promise<import("./token_view.js").Answer | {error: string}>}

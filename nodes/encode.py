@@ -51,6 +51,8 @@ class EncodeSD2Text:
         "How many tokens and chunks the prompt takes, and what of it was ignored.",
     )
     FUNCTION = "encode"
+    # Values of the widget masking, of before 0.1.0, where padding is now; js/saved_widgets.js too.
+    RETIRED_WIDGETS = {7: ("compatible", "words")}
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:

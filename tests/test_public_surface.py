@@ -23,7 +23,7 @@ SURFACE = Path(__file__).parent / "data" / "public_surface.json"
 STUB = "stub"
 """The name of every file and device of the host that the surface is read under."""
 
-LIBRARY = ("detect", "load_clip", "load_checkpoint")
+LIBRARY = ("detect", "load_clip", "load_checkpoint", "prompt_embeds")
 
 
 class StubHost(StandaloneHost):

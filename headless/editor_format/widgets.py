@@ -78,7 +78,7 @@ def widget_values(node: UiNode, cls: NodeClass) -> tuple[dict[str, Any], int]:
     saved: dict[str, Any] = {}
     surplus = 0
     if isinstance(node.values, list):
-        saved, surplus = _by_position(node.values, slots, cls)
+        saved, surplus = _by_position(_without_retired(node.values, cls), slots, cls)
     elif isinstance(node.values, dict):
         saved = dict(node.values)
     if any(option.endswith("_upload") for spec in cls.inputs for option in spec.options):
@@ -139,6 +139,15 @@ def _by_position(
             found[slot.name] = values[at]
             at += 1
     return found, len(values) - at
+
+
+def _without_retired(values: list[Any], cls: NodeClass) -> list[Any]:
+    """Drop the values of widgets that the class no longer has."""
+    return [
+        value
+        for position, value in enumerate(values)
+        if value not in cls.retired_widgets.get(position, ())
+    ]
 
 
 def _without_forced(values: list[Any], slots: list[WidgetSlot], cls: NodeClass) -> list[Any]:

@@ -67,7 +67,7 @@ def detect(
         tower, faults = max(broken, key=lambda item: item[0].blocks)
         raise BrokenEncoderError(
             f"{checkpoint.path}: holds SD2's text encoder (at {tower.prefix!r}), but it is broken: "
-            f"{and_more(faults, 6)}. Download the file again, or choose another one."
+            f"{and_more(faults, 6)}. {_remedy(checkpoint)}"
         )
     if not found:
         raise NotSD2Error(explain_not_sd2(checkpoint, towers, reasons, config))
@@ -79,9 +79,15 @@ def detect(
     if (empty := explain_empty_weights(checkpoint, detection)) is not None:
         raise BrokenEncoderError(
             f"{checkpoint.path}: holds SD2's text encoder (at {best.tower.prefix!r}), but {empty}. "
-            "Download the file again."
+            f"{_remedy(checkpoint)}"
         )
     return detection
+
+
+def _remedy(checkpoint: Checkpoint) -> str:
+    if not checkpoint.files:
+        return "Pass all tensors of the text encoder, as they were loaded."
+    return "Download the file again, or choose another one."
 
 
 @dataclass(frozen=True)

@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 
 def read_encoder(
-    path: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Checkpoint,
     place: Callable[[torch.Tensor], torch.Tensor],
     config: TextEncoderConfig | None = None,
     report: Callable[[int, int], None] | None = None,
 ) -> tuple[Checkpoint, Detection, dict[str, torch.Tensor]]:
-    """The text encoder of *path*, each tensor as *place* returns it (cast, copied, moved).
+    """The text encoder of *source*, each tensor as *place* returns it (cast, copied, moved).
 
     Placeholder layers are left out. *report* is called with how many tensors were read, and of how
     many. Raises what ``detect`` raises.
     """
-    checkpoint = open_checkpoint(path)
+    checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     detection = detect(checkpoint, config)
     state_dict: dict[str, torch.Tensor] = {}
     for name, tensor in encoder_tensors(checkpoint, detection):

@@ -77,3 +77,20 @@ def write_safetensors(
     except (OSError, SafetensorError) as error:  # a full disk is either
         size = sum(tensor.nbytes for tensor in tensors.values())
         raise OptionError(f"{path} ({size:,} bytes) cannot be written: {error}") from error
+
+
+def write_torch_file(path: Path, value: object) -> None:
+    """Write *path* with ``torch.save``, whole or not at all; raises ``OptionError`` if that fails.
+
+    For small values: they are packed in memory first, so that the bytes do not depend on the name.
+    """
+    import io
+
+    import torch
+
+    data = io.BytesIO()
+    torch.save(value, data)
+    try:
+        write_bytes(path, data.getvalue())
+    except OSError as error:
+        raise OptionError(f"{path} cannot be written: {error}") from error

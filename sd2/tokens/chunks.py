@@ -20,6 +20,9 @@ Group = Sequence[Token]
 CHUNK_SPLITS = ("tokens", "words")
 """Where a long text may be cut: after any token, as ComfyUI does, or only between words."""
 
+PADDINGS = ("chunk", "none")
+"""Which rows of an encoding are kept: all of each chunk, or those up to the end token."""
+
 MAX_TEXT_TOKENS = CONTEXT_LENGTH - 2
 """Tokens of a chunk between start and end: 75."""
 

@@ -7,10 +7,11 @@ its time and its strength.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..syntax.a1111 import parse_a1111
 from ..syntax.a1111_marks import a1111_hint
+from .chunks import MAX_TEXT_TOKENS
 from .sd_tokenizer import SDTokenizer, require_text
 from .tokenized_text import TokenizedText
 
@@ -55,6 +56,27 @@ class PromptSchedule:
         """Whether there is one prompt, which holds all the time."""
         return len(self.prompts) == 1 and self.prompts[0].when() == "always"
 
+    def without_padding(self) -> PromptSchedule:
+        """Leave out the rows of pad tokens; an error unless there is one prompt of one chunk."""
+        if self.error:
+            return self
+        first, *others = self.prompts
+        tokens = first.tokens
+        if others:
+            error = (
+                f"padding 'none' encodes one prompt, and this text makes {len(self.prompts)} of "
+                "them (by prompt editing or AND). Remove those, or set padding to 'chunk'."
+            )
+            return replace(self, error=error)
+        if len(tokens.chunks) > 1:
+            error = (
+                f"padding 'none' encodes one chunk of up to {MAX_TEXT_TOKENS} tokens, and this "
+                f"text takes {len(tokens.chunks)} chunks ({tokens.token_count} tokens). Shorten "
+                "it, remove BREAK, or set padding to 'chunk'."
+            )
+            return replace(self, error=error)
+        return replace(self, prompts=(replace(first, tokens=replace(tokens, padded=False)),))
+
     def report(self) -> str:
         """Report on the tokens of each prompt, one line for each fact."""
         count = len(self.prompts)
@@ -95,10 +117,12 @@ def tokenize_text(
     syntax: str = "comfy",
     steps: int = 0,
     chunk_split: str = "tokens",
+    padding: str = "chunk",
 ) -> PromptSchedule:
     """Tokenize *text*; the options are those of ``EncodeOptions``."""
     require_text(text)
-    return _SYNTAXES[syntax](tokenizer, text, steps, chunk_split == "words")
+    schedule = _SYNTAXES[syntax](tokenizer, text, steps, chunk_split == "words")
+    return schedule.without_padding() if padding == "none" else schedule
 
 
 def _tokenize_comfy(

@@ -56,6 +56,8 @@ class TokenizedText:
     embeddings: tuple[UsedEmbedding, ...] = ()
     ignored: tuple[IgnoredEmbedding, ...] = ()
     warnings: tuple[str, ...] = ()
+    padded: bool = True
+    """Whether the conditioning keeps the rows of pad tokens."""
 
     def pairs(self, word_ids: bool = False) -> list[list[tuple[Any, ...]]]:
         """Return the chunks as ComfyUI passes them: ``(value, weight)`` or ``(…, word id)``."""
@@ -66,6 +68,13 @@ class TokenizedText:
     def token_count(self) -> int:
         """Count the tokens of the text and the vectors of embeddings."""
         return sum(token.word_id > 0 for chunk in self.chunks for token in chunk)
+
+    @property
+    def row_count(self) -> int:
+        """Count the rows of the conditioning: without padding, start, tokens and end."""
+        if self.padded:
+            return len(self.chunks) * len(self.chunks[0])
+        return self.token_count + 2
 
     def cut_words(self) -> list[str]:
         """List the words that a chunk's end cuts, with ``|`` where it does."""
@@ -105,7 +114,8 @@ class TokenizedText:
         """Report counts, embeddings used and ignored, cut words and warnings, one line for each."""
         chunks, length = len(self.chunks), len(self.chunks[0])
         counts = f"{_count(self.token_count, 'token')}, {_count(chunks, 'chunk')} of {length}"
-        lines = [f"{counts}: conditioning of {chunks * length} rows"]
+        unpadded = "" if self.padded else ", without padding"
+        lines = [f"{counts}: conditioning of {self.row_count} rows{unpadded}"]
         if self.embeddings:
             used = [f"{e.name} ({_count(e.rows, 'vector')})" for e in self.embeddings]
             lines.append(f"embeddings: {and_more(used)}")

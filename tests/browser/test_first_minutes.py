@@ -218,7 +218,8 @@ def test_schedule_of_many_prompts_is_summed_up(steps: Any) -> None:
 
 TEXT = "a lighthouse"
 SAVED: dict[str, dict[str, Any]] = {
-    "today": {"widgets_values": [TEXT, "a1111", "compel", "mean", -3, 12, "words"]},
+    "today": {"widgets_values": [TEXT, "a1111", "compel", "mean", -3, 12, "words", "chunk"]},
+    "before padding": {"widgets_values": [TEXT, "a1111", "compel", "mean", -3, 12, "words"]},
     "with masking": {
         "widgets_values": [TEXT, "a1111", "compel", "mean", -3, 12, "words", "compatible"]
     },
@@ -246,7 +247,7 @@ def test_widgets_of_every_version_are_restored(page: Any, saved: dict[str, Any])
     assert inputs == {
         "text": TEXT, "syntax": "a1111", "weight_interpretation": "compel",
         "token_normalization": "mean", "stop_at_clip_layer": -3, "steps": 12,
-        "chunk_split": "words",
+        "chunk_split": "words", "padding": "chunk",
     }  # fmt: skip
 
 

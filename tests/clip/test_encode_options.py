@@ -6,13 +6,14 @@ from sd2_clip.sd2.errors import OptionError
 
 
 def test_options_stand_in_the_frozen_order():
-    assert list(ENCODE_OPTIONS)[:6] == [
+    assert list(ENCODE_OPTIONS)[:7] == [
         "syntax",
         "weight_interpretation",
         "token_normalization",
         "stop_at_clip_layer",
         "steps",
         "chunk_split",
+        "padding",
     ]
 
 

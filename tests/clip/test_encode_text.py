@@ -18,6 +18,7 @@ from sd2_clip.clip.encode_text import (
 from sd2_clip.clip.load_clip import load_clip
 from sd2_clip.host.standalone_clip import StandaloneClip
 from sd2_clip.sd2.errors import NotFiniteError, OptionError
+from sd2_clip.sd2.model.token_weights import WEIGHT_INTERPRETATIONS
 
 EXPECTED = load_file(tiny.GOLDEN / "encode.safetensors")
 ADV = [case for case in tiny.adv_cases() if int(case["id"]) % 7 == 0]
@@ -185,6 +186,79 @@ def test_splitting_between_words_changes_only_where_chunks_end(clip):
     encoded = encode_text(clip, text, chunk_split="words")
     assert "cut by the end of a chunk" not in encoded.report
     assert encoded.conditioning[0][0].shape[1] % 77 == 0
+
+
+WEIGHTED = "a (cat:1.5) and (two dogs:0.5), (embedding:kohya:1.3) [x]"
+OPTIONS = [
+    {"weight_interpretation": mode, "token_normalization": normalization, "syntax": syntax}
+    for mode in WEIGHT_INTERPRETATIONS
+    for normalization in ("none", "length+mean")
+    for syntax in ("comfy", "a1111")
+]
+
+
+@pytest.mark.parametrize("handle", ["clip", "foreign"])
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: " ".join(options.values()))
+@pytest.mark.parametrize("text", ["", "cat", WEIGHTED, "x " * 75])
+def test_without_padding_each_row_is_as_with_padding(text, options, handle, request):
+    clip = request.getfixturevalue(handle)
+    padded = encode_text(clip, text, **options)
+    encoded = encode_text(clip, text, **options, padding="none")
+    [(whole, whole_options)], [(cond, cond_options)] = padded.conditioning, encoded.conditioning
+    rows = int(encoded.report.split()[0]) + 2
+    assert cond.shape == (1, rows, 32)
+    assert torch.equal(cond, whole[:, :rows])
+    assert torch.equal(cond_options["pooled_output"], whole_options["pooled_output"])
+    assert f"conditioning of {rows} rows, without padding" in encoded.report
+
+
+def test_without_padding_the_states_are_those_of_the_text_alone(clip):
+    """As transformers computes them without padding: nothing but start, tokens and end."""
+    [chunk] = clip.tokenize("a fox")["h"]
+    expected = clip.encode_from_tokens({"h": [chunk[:4]]})
+    [(cond, _)] = entries(clip, "a fox", padding="none")
+    torch.testing.assert_close(cond, expected, atol=1e-5, rtol=0)
+
+
+def test_an_empty_prompt_without_padding_has_two_rows_of_its_own(clip):
+    [(cond, _)] = entries(clip, "", padding="none")
+    assert cond.shape == (1, 2, 32)
+    assert cond.untyped_storage().nbytes() == 2 * 32 * 4
+
+
+def test_layer_all_without_padding_keeps_the_rows_of_every_layer(standalone):
+    clip = load_clip(
+        tiny.GOLDEN / "tiny_text_encoder.safetensors",
+        device="cpu",
+        layer="all",
+        model_options=tiny.MODEL_OPTIONS,
+    )
+    [(cond, _)] = entries(clip, "a fox", padding="none")
+    assert cond.shape == (1, 4, 4, 32)
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("cat " * 76, {}, r"takes 2 chunks \(76 tokens\)"),
+        ("cat " * 200, {}, r"takes 3 chunks \(200 tokens\)"),
+        ("cat BREAK dog", {"syntax": "a1111"}, r"takes 2 chunks \(2 tokens\)"),
+        ("BREAK BREAK", {"syntax": "a1111"}, r"takes 2 chunks \(0 tokens\)"),
+        ("a [cat:dog:0.5]", {"syntax": "a1111"}, "makes 2 of them"),
+        ("[a|b|c]", {"syntax": "a1111", "steps": 5}, "makes 5 of them"),
+        ("cat AND dog", {"syntax": "a1111"}, "makes 2 of them"),
+    ],
+)
+def test_without_padding_what_is_not_one_chunk_is_refused_with_its_count(
+    text, options, message, clip
+):
+    with pytest.raises(OptionError, match=message):
+        entries(clip, text, padding="none", **options)
+
+
+def test_a_schedule_that_leaves_one_prompt_needs_no_padding(clip):
+    [(cond, _)] = entries(clip, "a [cat:fox:0]", padding="none", syntax="a1111")
+    assert torch.equal(cond, entries(clip, "a fox", padding="none")[0][0])
 
 
 @pytest.mark.parametrize("weight", ["3e38", "1e30", "-1e38"])

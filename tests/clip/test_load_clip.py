@@ -1,11 +1,17 @@
 """Every layout from file to conditioning, and what the loader says about it."""
 
+import gc
+import json
+import weakref
+
 import layouts
 import pytest
 import sd2_clip
 import torch
 from sd2_clip.clip import load_clip
-from sd2_clip.sd2.errors import NotSD2Error, OptionError
+from sd2_clip.clip.encode_text import encode_text
+from sd2_clip.sd2.errors import NotSD2Error, OptionError, SD2ClipError
+from sd2_clip.sd2.files.checkpoint import open_checkpoint
 from sd2_clip.sd2.sd2_clip import SD2ClipModel, build_text_encoder
 
 OPTIONS = {"clip_h_model_config": layouts.TINY_CONFIG}
@@ -134,3 +140,116 @@ def test_embeddings_come_from_the_hosts_folders(file, standalone, tmp_path):
     )
     (chunk,) = load(file).tokenize("embedding:style")["h"]
     torch.testing.assert_close(chunk[1][0], rows[0])
+
+
+def shared(clip, tensors, names):
+    """Whether the handle computes with the very memory of *tensors*."""
+    own = dict(clip.cond_stage_model.clip_h.transformer.named_parameters())
+    return all(own[name].data_ptr() == tensors[name].data_ptr() for name in names)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_state_dict_in_memory_is_used_without_a_copy(dtype, file):
+    encoder = layouts.canonical_encoder(dtype=dtype)
+    clip = load_clip.load_clip(encoder, model_options=OPTIONS)
+    assert shared(clip, encoder, set(encoder) - {"logit_scale"})
+    rounding = 1e-5 if dtype == torch.float32 else 5e-2
+    torch.testing.assert_close(clip.encode(TEXT), load(file).encode(TEXT), atol=rounding, rtol=0)
+
+
+@pytest.mark.parametrize("case", layouts.CASES, ids=lambda case: case.name)
+def test_every_layout_is_found_in_memory_as_in_a_file(case, tmp_path):
+    from_file = load(layouts.write_case(case, tmp_path))
+    checkpoint = open_checkpoint(from_file.cond_stage_model.source.detection.path)
+    tensors = {name: tensor.clone() for name, tensor in checkpoint.read(checkpoint.tensors).items()}
+    clip = load(tensors)
+    assert torch.equal(clip.encode(TEXT), from_file.encode(TEXT))
+    mine, files = clip.cond_stage_model.source, from_file.cond_stage_model.source
+    assert (mine.detection.layout, mine.detection.missing) == (
+        files.detection.layout,
+        files.detection.missing,
+    )
+    assert mine.digest() == files.digest()
+
+
+class Encoder(torch.nn.Module):
+    """A module whose state dict has the names of transformers' CLIPTextModel."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        for name, tensor in encoder.items():
+            *folders, leaf = name.split(".")
+            at = self
+            for folder in folders:
+                if folder not in at._modules:
+                    at.add_module(folder, torch.nn.Module())
+                at = at._modules[folder]
+            at.register_parameter(leaf, torch.nn.Parameter(tensor.clone()))
+
+
+def test_a_module_in_memory_shares_its_weights_and_gets_no_gradients(file):
+    module = Encoder(layouts.diffusers(layouts.canonical_encoder()))
+    clip = load_clip.load_clip(module, model_options=OPTIONS)
+    assert shared(clip, dict(module.named_parameters()), dict(module.named_parameters()))
+    assert torch.equal(clip.encode(TEXT), load(file).encode(TEXT))
+    assert not clip.encode(TEXT).requires_grad
+    assert all(parameter.requires_grad for parameter in module.parameters())
+    assert "File:         Encoder in memory" in clip.cond_stage_model.source.describe()
+
+
+def test_a_module_that_is_trained_further_changes_the_encoding():
+    module = Encoder(layouts.canonical_encoder())
+    clip = load_clip.load_clip(module, model_options=OPTIONS)
+    before = clip.encode(TEXT)
+    with torch.no_grad():
+        module.text_model.final_layer_norm.bias.add_(1)
+    torch.testing.assert_close(clip.encode(TEXT), before + 1, atol=1e-5, rtol=0)
+
+
+def test_another_dtype_is_a_copy_and_leaves_the_tensors_alone():
+    encoder = layouts.canonical_encoder()
+    clip = load_clip.load_clip(encoder, dtype="fp16", model_options=OPTIONS)
+    assert not shared(clip, encoder, ["text_model.final_layer_norm.weight"])
+    assert encoder["text_model.final_layer_norm.weight"].dtype == torch.float32
+
+
+def test_the_record_of_weights_in_memory_has_no_file_and_keeps_none_alive():
+    encoder = layouts.canonical_encoder()
+    [(_, options)] = encode_text(load(encoder), TEXT).conditioning
+    weights = json.loads(options["sd2_clip"])["weights"]
+    assert (weights["file"], weights["bytes"]) == ("a state dict in memory", None)
+    assert json.loads(options["sd2_clip"].with_digests)["weights"]["tensors_sha256"] is None
+    weight = weakref.ref(encoder.pop("text_model.final_layer_norm.weight"))
+    gc.collect()
+    assert weight() is None
+
+
+def pipeline(**parts):
+    return type("StableDiffusionPipeline", (), parts)()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({}, r"a state dict in memory: holds no tensors by name \(it is empty\)"),
+        ({"a": 1, "b": [2]}, r"holds no tensors by name \(it holds int, list\)"),
+        ({"state_dict": {"x": torch.zeros(2)}, "step": 3}, "its 'state_dict' does: pass that"),
+        ({"x": torch.zeros(2)}, "a state dict in memory: no SD2 text encoder found"),
+        (torch.nn.Linear(2, 2), "Linear in memory: no SD2 text encoder found"),
+        (torch.nn.Linear(2, 2, device="meta"), "2 of 2 tensors have no data .*meta device"),
+        (pipeline(text_encoder=1), "got a StableDiffusionPipeline. Pass its text_encoder"),
+        (pipeline(), "got a StableDiffusionPipeline.$"),
+        (None, "got a NoneType"),
+    ],
+    ids=str,
+)
+def test_what_is_not_an_encoder_in_memory_is_named(source, message):
+    with pytest.raises(SD2ClipError, match=message):
+        load(source)
+
+
+def test_an_incomplete_state_dict_is_told_what_is_missing():
+    encoder = layouts.canonical_encoder()
+    del encoder["text_model.encoder.layers.1.mlp.fc1.weight"]
+    with pytest.raises(SD2ClipError, match=r"1 tensors are missing .*Pass all tensors"):
+        load(encoder)

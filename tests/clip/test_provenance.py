@@ -66,7 +66,8 @@ def test_a_saved_file_says_how_it_was_made(clip, tmp_path):
 
 def test_every_option_is_recorded(clip, tmp_path):
     options = {"syntax": "a1111", "weight_interpretation": "compel", "token_normalization": "mean",
-               "stop_at_clip_layer": -3, "steps": 7, "chunk_split": "words"}  # fmt: skip
+               "stop_at_clip_layer": -3, "steps": 7, "chunk_split": "words",
+               "padding": "none"}  # fmt: skip
     [record], _ = records(tmp_path, encode_text(clip, "a (cat:1.2)", **options).conditioning)
     assert set(ENCODE_OPTIONS) <= set(record)
     assert {name: record[name] for name in options} == options

@@ -13,27 +13,30 @@ test("all widgets are named in their saved order, sockets are not", () => {
 
 test("a node without inputs has no names", () => assert.deepEqual(savedNames({ name: "X" }), []));
 
-const TODAY = ["a fox", "comfy", "comfy", "none", 0, 0, "tokens"];
+/** As saved before the input padding. */
+const BEFORE = ["a fox", "comfy", "comfy", "none", 0, 0, "tokens"];
 const encoder = (values) => ({ type: "EncodeSD2Text", widgets_values: values });
 
 for (const masking of ["compatible", "words"]) {
   test(`${masking}, a value of masking, is dropped, in subgraphs too`, () => {
     const workflow = {
-      nodes: [encoder([...TODAY, masking])],
-      definitions: { subgraphs: [{ nodes: [encoder([...TODAY, masking])] }] },
+      nodes: [encoder([...BEFORE, masking])],
+      definitions: { subgraphs: [{ nodes: [encoder([...BEFORE, masking])] }] },
     };
     dropRetiredValues(workflow);
-    assert.deepEqual(workflow.nodes[0].widgets_values, TODAY);
-    assert.deepEqual(workflow.definitions.subgraphs[0].nodes[0].widgets_values, TODAY);
+    assert.deepEqual(workflow.nodes[0].widgets_values, BEFORE);
+    assert.deepEqual(workflow.definitions.subgraphs[0].nodes[0].widgets_values, BEFORE);
   });
 }
 
-test("values of today, of a later input, and of other nodes are kept", () => {
+test("values of before, of today, of a later input, and of other nodes are kept", () => {
   const nodes = [
-    encoder([...TODAY]),
-    encoder([...TODAY, 5]),
+    encoder([...BEFORE]),
+    encoder([...BEFORE, "chunk"]),
+    encoder([...BEFORE, "none"]),
+    encoder([...BEFORE, "none", 5]),
     encoder({ text: "by name" }),
-    { type: "Other", widgets_values: [...TODAY, "words"] },
+    { type: "Other", widgets_values: [...BEFORE, "words"] },
     { type: "Note" },
   ];
   const before = structuredClone(nodes);

@@ -144,7 +144,7 @@ def test_an_old_workflow_with_the_input_masking_still_runs(clip, standalone, mon
 def test_an_old_document_with_the_widget_masking_is_still_converted():
     prompt = load_workflow(old_document(), NODE_CLASS_MAPPINGS).prompt
     [inputs] = [n["inputs"] for n in prompt.values() if n["class_type"] == "EncodeSD2Text"]
-    assert inputs["chunk_split"] == "tokens"
+    assert (inputs["chunk_split"], inputs["padding"]) == ("tokens", "chunk")
     assert set(inputs) == {"clip", "text", *ENCODE_OPTIONS}
 
 

@@ -47,6 +47,12 @@ def test_embeddings_are_told_and_unknown_ones_too() -> None:
     assert [one["name"] for one in part["ignored"]] == ["none"]
 
 
+def test_what_needs_padding_is_told_while_it_is_typed() -> None:
+    answer = panel_routes.tokenize({"text": "cat " * 80, "padding": "none"})
+    assert "takes 2 chunks (80 tokens)" in answer["obstacle"]
+    assert panel_routes.tokenize({"text": "cat " * 75, "padding": "none"})["obstacle"] is None
+
+
 def test_prompt_editing_makes_parts_with_their_times() -> None:
     answer = panel_routes.tokenize({"text": "[red:blue:0.5] fox", "syntax": "a1111"})
     assert [(part["when"], texts(part)) for part in answer["parts"]] == [

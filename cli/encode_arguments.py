@@ -1,0 +1,26 @@
+"""The options of Encode SD2 Text as options of a command."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ..clip.encode_options import ENCODE_OPTIONS, Choice, EncodeOptions
+
+
+def add_encode_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add one option for each field of ``EncodeOptions``, named alike."""
+    group = parser.add_argument_group("encoding, as the node Encode SD2 Text")
+    for name, option in ENCODE_OPTIONS.items():
+        flag = f"--{name.replace('_', '-')}"
+        help = f"{option.help} (default: {getattr(EncodeOptions, name)})"
+        if isinstance(option, Choice):
+            group.add_argument(flag, choices=option.choices, help=help)
+        else:
+            group.add_argument(flag, metavar="N", type=int, help=help)
+
+
+def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the options that were typed, by the names of ``EncodeOptions``."""
+    given = {name: getattr(arguments, name) for name in ENCODE_OPTIONS}
+    return {name: value for name, value in given.items() if value is not None}
