@@ -76,6 +76,22 @@ class ShowForTest:
         return {"ui": {"text": [text]}}
 
 
+class ListForTest:
+    """A list of texts, which "|" separates."""
+
+    RETURN_TYPES = ("STRING",)
+    OUTPUT_IS_LIST = (True,)
+    FUNCTION = "run"
+    CATEGORY = "test"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"texts": ("STRING", {})}}
+
+    def run(self, texts):
+        return (texts.split("|") if texts else [],)
+
+
 class UnprojectedForTest:
     """What GLIGENTextBoxApply asks a CLIP for."""
 
@@ -168,6 +184,7 @@ NODE_CLASS_MAPPINGS = {
         SaveForTest,
         SaveLatentForTest,
         ShowForTest,
+        ListForTest,
         UnprojectedForTest,
         ProbeForTest,
         StandInsForTest,
