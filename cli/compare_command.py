@@ -81,11 +81,10 @@ def _encoded(arguments: argparse.Namespace) -> tuple[EncodedText, EncodedText]:
     from ..clip.encode_text import encode_text
     from ..clip.load_clip import load_clip
 
-    names = arguments.a, arguments.b
-    if arguments.text is None:
-        files, texts = (arguments.checkpoint,) * 2, names
-    else:
-        files, texts = tuple(map(path_argument, names)), (arguments.text,) * 2
+    names = [arguments.a, arguments.b]
+    files, texts = [arguments.checkpoint] * 2, names
+    if arguments.text is not None:
+        files, texts = list(map(path_argument, names)), [arguments.text] * 2
     dtypes = _both("dtype", arguments.dtype)
     values = {name: _both(name, getattr(arguments, name)) for name in ENCODE_OPTIONS}
     loads = list(zip(files, dtypes, strict=True))

@@ -257,7 +257,10 @@ def _encode_batch(clip: Clip, prompts: Sequence[_Weighted]) -> list[Conditioning
     rest = [chunk for prompt in prompts for chunk in prompt.chunks[1:]]
     chunks = PromptBatch([prompt.chunks[0] for prompt in prompts], rest)
     with _pooled_vectors(clip.cond_stage_model.clip_h) as of_chunks:
-        [(cond, given)] = _encode_any(clip, {"h": chunks})
+        entries = _encode_any(clip, {"h": chunks})
+    if len(entries) != 1:
+        return []
+    [(cond, given)] = entries
     pooled = given.get("pooled_output")
     if pooled is not None and len(pooled) != count and of_chunks:
         pooled = of_chunks[-1][:count].to(pooled)

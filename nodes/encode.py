@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..clip.encode_text import EncodedText
     from ..host.interface import Clip, Conditioning
 
 CLIP_INPUT = (
@@ -146,10 +147,9 @@ class EncodeSD2TextList:
         from ..clip.encode_text import encode_texts
 
         calls = _calls({"texts": _prompts(texts), "clip": clip, **options})
-        encoded = []
-        for together, some in groupby(calls, lambda call: {**call, "texts": None}):
-            chosen = {name: together[name] for name in options}
-            encoded += encode_texts(together["clip"], [one["texts"] for one in some], **chosen)
+        encoded: list[EncodedText] = []
+        for shared, some in groupby(calls, _without_texts):
+            encoded += encode_texts(texts=[one["texts"] for one in some], **shared)
         return [one.conditioning for one in encoded], [one.report for one in encoded]
 
 
@@ -171,6 +171,10 @@ def _calls(inputs: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
         {name: values[min(number, len(values) - 1)] for name, values in inputs.items()}
         for number in range(max(map(len, inputs.values())))
     ]
+
+
+def _without_texts(call: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in call.items() if name != "texts"}
 
 
 class InspectSD2Text:

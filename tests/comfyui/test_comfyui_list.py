@@ -132,6 +132,24 @@ def test_an_empty_list_is_refused(comfyui: ComfyUI) -> None:
         comfyui.run(graph)
 
 
+def test_cores_training_data_node_takes_the_list(comfyui: ComfyUI, need: Need) -> None:
+    need("SaveTrainingDataset")
+    graph = Graph()
+    listed = graph.add("ListForTest", texts="a cat|a (dog:1.2)|an owl")
+    # Latents of one, two and three pictures.
+    latents = graph.add("EmptyLatentImage", width=64, height=64, batch_size=listed.out(1)).out()
+    encoded = graph.add("EncodeSD2TextList", clip=our_clip(graph), texts=listed.out())
+    graph.add("SaveTrainingDataset", latents=latents, conditioning=encoded.out(),
+              folder_name="training", shard_size=1)  # fmt: skip
+    comfyui.run(graph)
+    shards = sorted(comfyui.output.parent.rglob("training/shard_*.pkl"))
+    expected = singles(comfyui, our_clip, ["a cat", "a (dog:1.2)", "an owl"], "for_training")
+    for shard, one in zip(shards, expected, strict=True):
+        assert shard.stat().st_size < 45_000  # one conditioning: 20 kB, and not the whole batch
+        [[[cond, options]]] = torch.load(shard, weights_only=False)["conditioning"]
+        assert_same({"conditioning": cond, "pooled_output": options["pooled_output"]}, one)
+
+
 @pytest.mark.full_size
 def test_a_list_of_prompts_is_sampled_to_a_picture_each(full_comfyui: ComfyUI) -> None:
     graph = Graph()

@@ -77,10 +77,10 @@ class ShowForTest:
 
 
 class ListForTest:
-    """A list of texts, which "|" separates."""
+    """A list of texts, which "|" separates, and their numbers from 1."""
 
-    RETURN_TYPES = ("STRING",)
-    OUTPUT_IS_LIST = (True,)
+    RETURN_TYPES = ("STRING", "INT")
+    OUTPUT_IS_LIST = (True, True)
     FUNCTION = "run"
     CATEGORY = "test"
 
@@ -89,7 +89,8 @@ class ListForTest:
         return {"required": {"texts": ("STRING", {})}}
 
     def run(self, texts):
-        return (texts.split("|") if texts else [],)
+        found = texts.split("|") if texts else []
+        return (found, list(range(1, len(found) + 1)))
 
 
 class UnprojectedForTest:
