@@ -14,6 +14,7 @@ from itertools import count
 from typing import Any
 
 import torch
+from sd2_clip.clip.encode_text import encode_text, encode_texts
 from sd2_clip.clip.load_clip import load_clip
 from sd2_clip.sd2.model import onednn
 
@@ -166,6 +167,49 @@ def handle_rows(clip: Any, rounds: int) -> list[Row]:
     ]  # fmt: skip
 
 
+PROMPTS = 32
+
+
+def list_rows(clip: Any, unpacked: Any, rounds: int) -> list[Row]:
+    """Time a list of prompts beside each of them alone, as Encode SD2 Text (List) does."""
+    words = ["stone", "river", "cloud", "glass", "tower", "forest", "engine", "lantern"]
+    texts = [
+        f"{one} {other}, a painting of an old harbour at night, oil on canvas, warm light"
+        for one in words
+        for other in words[:4]
+    ]
+    assert len(texts) == PROMPTS
+
+    def alone(handle: Any) -> list[Any]:
+        handle.cond_stage_model.clip_h.setup.cache.clear()
+        return [encode_text(handle, text) for text in texts]
+
+    def together(handle: Any) -> list[Any]:
+        handle.cond_stage_model.clip_h.setup.cache.clear()
+        return encode_texts(handle, texts)
+
+    apart = max(
+        float((one.conditioning[0][0] - other.conditioning[0][0]).abs().max())
+        for one, other in zip(alone(clip), together(clip), strict=True)
+    )
+    times = paired(
+        {
+            "alone": lambda: alone(clip),
+            "list": lambda: together(clip),
+            "alone at first": lambda: alone(unpacked),
+            "list at first": lambda: together(unpacked),
+        },
+        rounds,
+    )
+    return [
+        Row(f"a list of {PROMPTS} prompts / each alone", ratio(times, "list", "alone"), "×",
+            note=absolute(times)),
+        Row("the same, weights not packed yet", ratio(times, "list at first", "alone at first"),
+            "×"),
+        Row("largest difference between both", apart, "", 1e-4),
+    ]  # fmt: skip
+
+
 def dtype_rows(clip: Any, checkpoint: str, rounds: int) -> list[Row]:
     """Measure weights stored in half precision and computed in float32."""
 
@@ -207,10 +251,12 @@ def main() -> None:
         unpacked = load_clip(arguments.checkpoint, device="cpu", dtype="fp32")
         first = unpacked.cond_stage_model.clip_h
         first.setup = replace(first.setup, cache=None)
+        unpacked_lists = load_clip(arguments.checkpoint, device="cpu", dtype="fp32")
         parts: list[Callable[[], list[Row]]] = [
             lambda: speed_rows(clip, first, 1, rounds),
             lambda: handle_rows(clip, rounds),
             lambda: speed_rows(clip, first, 8, max(3, rounds // 3)),
+            lambda: list_rows(clip, unpacked_lists, max(2, rounds // 4)),
             lambda: dtype_rows(clip, arguments.checkpoint, rounds),
         ]
         for part in parts:

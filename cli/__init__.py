@@ -23,6 +23,7 @@ COMMANDS = {
     "encode": "encode a data set of captions to embeddings, for training",
     "prompt": "encode a prompt to a file for another program",
     "export": "write encoded captions in another format, for a trainer",
+    "compare": "show how far apart two encodings are, token by token",
     "edit": "open the workflow editor in the browser, without ComfyUI",
     "demo": "encode a first prompt; uses random weights if no checkpoint is given",
 }

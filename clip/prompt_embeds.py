@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..sd2.errors import OptionError
-from .encode_text import encode_text
+from .encode_text import encode_text, encode_texts
 
 if TYPE_CHECKING:
     from ..host.interface import Clip, Conditioning
@@ -40,7 +40,11 @@ def prompt_embeds(
             "negatives as prompts, or one for all."
         )
     texts = [*positive, *(negative or ())]
-    encoded = {text: single_cond(clip, text, **options) for text in dict.fromkeys(texts)}
+    distinct = list(dict.fromkeys(texts))
+    encoded = {
+        text: only_tensor(text, one.conditioning)
+        for text, one in zip(distinct, encode_texts(clip, distinct, **options), strict=True)
+    }
     lengths = {text: cond.shape[1] for text, cond in encoded.items()}
     longest = max(lengths.values())
     if options.get("padding") == "none":

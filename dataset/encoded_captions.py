@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import posixpath
 import random
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from itertools import accumulate
 from os import PathLike
 from typing import Any, Protocol
 
 import torch
 
-from ..sd2.errors import OptionError, SD2ClipError
+from ..sd2.errors import OptionError, SD2ClipError, and_more
 from ..sd2.files.checkpoint import open_checkpoint
 from ..sd2.tokens.chunks import pad_chunk
 from .encoded_rows import LATENTS, POOLED, EncodedRows
@@ -49,6 +51,11 @@ class EncodedCaptions:
         self.settings = manifest.settings
         """What the embeddings were made with."""
         self._open = _OPENERS.get(manifest.settings["file_format"])
+        if self._open is _ParquetRows and find_spec("pyarrow") is None:
+            raise OptionError(
+                f"{folder} is in parquet, and reading it needs pyarrow. Install it (pip install "
+                "pyarrow), or write the folder with --format safetensors."
+            )
         if self._open is None:
             raise OptionError(
                 f"{folder} is in the format {manifest.settings['file_format']}, which its own "
@@ -121,7 +128,30 @@ class EncodedCaptions:
     @property
     def keys(self) -> list[str]:
         """All keys, in order; reads no embeddings."""
-        return [key for name in self.files for key in self._file(name).read_keys()]
+        return [key for name in self.files for key in self._keys(name)]
+
+    def find(self, keys: Sequence[str]) -> list[int]:
+        """Return the number of each key's caption, the first of several; reads no embeddings.
+
+        Raises ``OptionError`` if there is none.
+        """
+        numbers: dict[str, int] = {}
+        wanted, start = set(keys), 0
+        for name in self.files:
+            if len(numbers) == len(wanted):
+                break
+            for row, key in enumerate(self._keys(name)):
+                if key in wanted:
+                    numbers.setdefault(key, start + row)
+            start += self._file(name).count
+        absent = [repr(key) for key in dict.fromkeys(keys) if key not in numbers]
+        if absent:
+            known = [repr(key) for name in self.files[:1] for key in self._keys(name)]
+            raise OptionError(
+                f"{self._folder.path('')} has no caption with the key {and_more(absent)}. It has "
+                f"{and_more(known, 3) or 'none'}."
+            )
+        return [numbers[key] for key in keys]
 
     @property
     def empty(self) -> Item:
@@ -155,10 +185,23 @@ class EncodedCaptions:
         except (SD2ClipError, OSError, ValueError) as error:
             raise self._damaged(name, error) from error
 
+    def _keys(self, name: str) -> Sequence[str]:
+        try:
+            return self._file(name).read_keys()
+        except IncompleteError:
+            raise
+        except (SD2ClipError, OSError, ValueError) as error:
+            raise self._damaged(name, error) from error
+
     def _file(self, name: str) -> _EncodedFile:
         file = self._files.get(name)
         if file is None:
             assert self._open is not None
+            if posixpath.basename(name.replace("\\", "/")) != name:
+                raise IncompleteError(
+                    f"The manifest of {self._folder.path('')} names {name!r}, which is not a file "
+                    "of that folder. Run sd2-clip encode again."
+                )
             try:
                 file = self._open(self._folder, name)
             except (SD2ClipError, OSError, ValueError) as error:

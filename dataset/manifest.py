@@ -196,8 +196,10 @@ def read_manifest(out: Folder) -> Manifest:
     """Read the manifest of a complete set. Raises ``IncompleteError`` if there is none."""
     try:
         found = json.loads(out.read(MANIFEST))
+        settings = found["settings"]
+        settings["file_format"]  # of another program's manifest there is none
         return Manifest(
-            settings=found["settings"],
+            settings=settings,
             counts=Counts(**found["counts"]),
             fragments=[(name, count) for name, count in found["fragments"]],
             empty=found["empty"],

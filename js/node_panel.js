@@ -11,6 +11,7 @@ const PART_MAX = 220;
 const GAP = 6;
 /** Height of the text beyond the frontend's minimum: eight lines in all. */
 const TEXT_HEIGHT = 60;
+const TEXTS = ["text", "texts"];
 /** Below this width the panel has no layout yet, and its content would measure far too high. */
 const MIN_WIDTH = 100;
 
@@ -80,7 +81,7 @@ export function addPanel(node, parts, { isHtml, appeared }) {
       isUserSized = true;
       grownFrom = null;
     }
-    const hasText = node.widgets?.some((one) => one.name === "text");
+    const hasText = node.widgets?.some((one) => TEXTS.includes(one.name));
     const needed = hasText && !isUserSized ? least + TEXT_HEIGHT : least;
     const resized = Math.max(needed, grownFrom ?? height);
     if (Math.abs(resized - height) > 1) {

@@ -27,7 +27,9 @@ const INSPECTOR = "InspectSD2Text";
 const TEXT_NODES = ["EncodeSD2Text", INSPECTOR];
 const LOADERS = [LOADER, "LoadSD2CLIPLora"];
 const SAVER = "SaveSD2Conditioning";
-const NODES = [...LOADERS, ...TEXT_NODES, SAVER, "LoadSD2Conditioning"];
+const TEXT_LIST = "EncodeSD2TextList";
+const READERS = ["LoadSD2Conditioning", "LoadSD2Embeddings"];
+const NODES = [...LOADERS, ...TEXT_NODES, TEXT_LIST, SAVER, ...READERS];
 
 /** Widgets whose options are labelled: the names alone are alike. */
 const LABELS = /** @type {const} */ ({ syntax: "syntaxOption", weight_interpretation: "weightsOption" });
@@ -130,6 +132,16 @@ function attachPanel(node) {
       if (!meter.root.hidden && !isLinked(node, "text")) meter.update(promptOf(node));
     });
     stoppers.push(meter.stop);
+  }
+
+  const lines = widgetOf(node, "texts");
+  if (node.comfyClass === TEXT_LIST && lines) {
+    const completion = createCompletion(options);
+    parts.push({ root: completion.root });
+    callAfter(lines, "callback", () => {
+      if (isEnabled(COMPLETION)) completion.update(String(lines.value));
+      else completion.close();
+    });
   }
 
   for (const [name, key] of Object.entries(LABELS)) {

@@ -3,7 +3,8 @@
 from typing import Any
 
 from .conditioning import LoadSD2Conditioning, SaveSD2Conditioning
-from .encode import EncodeSD2Text, InspectSD2Text
+from .embeddings import LoadSD2Embeddings
+from .encode import EncodeSD2Text, EncodeSD2TextList, InspectSD2Text
 from .load import LoadSD2CLIP
 from .lora import LoadSD2CLIPLora
 
@@ -14,4 +15,6 @@ NODE_CLASSES: list[Any] = [
     SaveSD2Conditioning,
     LoadSD2Conditioning,
     LoadSD2CLIPLora,
+    EncodeSD2TextList,
+    LoadSD2Embeddings,
 ]

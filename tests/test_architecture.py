@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 # The most special part that a module lies in counts. docs/architecture.md draws them.
 ARROWS = {
     "__init__": {"nodes", "host", "version", "clip", "sd2"},
-    "nodes": {"clip", "sd2", "host"},
+    "nodes": {"clip", "dataset", "sd2", "host"},
     "clip": {"sd2", "host", "version"},
     "host": {"sd2.files", "sd2.errors", "sd2.sd2_clip", "sd2.sd2_tokenizer", "sd2.model"},
     "dataset": {"clip", "sd2", "host", "version"},

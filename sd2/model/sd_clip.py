@@ -32,6 +32,17 @@ MAX_BATCH = 32
 """Chunks per forward pass: limits the memory that a long prompt needs."""
 
 
+class PromptBatch(list[Any]):
+    """Chunks of several prompts, for one call of a host: the first chunk of each, then the rest.
+
+    A list, so that hosts and other text encoders take it for the chunks of one long prompt.
+    """
+
+    def __init__(self, first: Sequence[Any], rest: Sequence[Any] = ()) -> None:
+        super().__init__([*first, *rest])
+        self.prompts = len(first)
+
+
 def _widen(module: nn.Module, dtype: torch.dtype | None) -> None:
     """Convert weights that are stored narrower than *dtype*, so that values of it can be copied in.
 
@@ -334,7 +345,9 @@ class SDClipModel(nn.Module):
         ``empty`` is the state of the empty prompt at the same position. *cond* is (1, T * chunks,
         W). *pooled*, (1, W), belongs to the first chunk and is not weighted; without
         *return_pooled* it is (0, W), and the last block and the projection are not computed for it.
+        Of a ``PromptBatch``, *pooled* is (prompts, W).
         """
+        prompts = getattr(token_weight_pairs, "prompts", 1)
         chunks = [[pair[0] for pair in chunk] for chunk in token_weight_pairs]
         weights = [[float(pair[1]) for pair in chunk] for chunk in token_weight_pairs]
         sections = len(chunks)
@@ -342,7 +355,7 @@ class SDClipModel(nn.Module):
         if weighted or not chunks:
             length = max(map(len, chunks), default=self.max_length)
             chunks.append(self.gen_empty_tokens(length))
-        z, pooled = self.encode_chunks(chunks, int(return_pooled))
+        z, pooled = self.encode_chunks(chunks, prompts if return_pooled else 0)
         if weighted:
             z, empty = z[:-1], z[-1]
             length = z.shape[-2]

@@ -12,6 +12,7 @@ from sd2_clip.clip.encode_text import (
     WrongClipError,
     embeddings_fingerprint,
     encode_text,
+    encode_texts,
     layer_text,
     tokenizer_for,
 )
@@ -391,3 +392,149 @@ def test_a_sound_encoding_is_not_searched(clip, monkeypatch):
 
     monkeypatch.setattr(nonfinite, "find_nonfinite", None)
     encode_text(clip, "a (cat:1.3)")
+
+
+LIST = ["a cat", "", LONG, "a (red:1.3) fox", "a cat", "(embedding:kohya:1.3) x", "[a:b:0.5] AND c"]
+ROUNDING = {"rtol": 1e-4, "atol": 1e-5}
+"""A batch rounds its products otherwise than one prompt."""
+
+
+def count_calls(handle, monkeypatch):
+    """The sizes of the calls of *handle* from now on, in chunks."""
+    sizes = []
+    encode = handle.encode_from_tokens_scheduled
+
+    def counted(tokens):
+        sizes.append(len(tokens["h"]))
+        return encode(tokens)
+
+    monkeypatch.setattr(handle, "encode_from_tokens_scheduled", counted, raising=False)
+    return sizes
+
+
+def assert_as_single(handle, texts, encoded, **options):
+    for text, one in zip(texts, encoded, strict=True):
+        single = encode_text(handle, text, **options)
+        assert one.report == single.report
+        for (cond, given), (expected, about) in zip(
+            one.conditioning, single.conditioning, strict=True
+        ):
+            torch.testing.assert_close(cond, expected, **ROUNDING)
+            pooled, expected_pooled = given.pop("pooled_output"), about.pop("pooled_output")
+            torch.testing.assert_close(pooled, expected_pooled, **ROUNDING)
+            assert given == about
+
+
+@pytest.mark.parametrize("syntax", ["comfy", "a1111"])
+@pytest.mark.parametrize("mode", ["comfy", "A1111", "compel", "comfy++", "down_weight"])
+def test_a_list_is_encoded_as_its_texts_are_one_by_one(mode, syntax, clip, monkeypatch):
+    options = {"weight_interpretation": mode, "syntax": syntax}
+    calls = count_calls(clip, monkeypatch)
+    encoded = encode_texts(clip, LIST, **options)
+    assert len(calls) <= 3  # comfy++ masks each word of the long text: 64 chunks
+    assert_as_single(clip, LIST, encoded, **options)
+
+
+def test_a_list_for_another_layer_and_normalization_is_encoded_as_one_by_one(clip):
+    options = {"stop_at_clip_layer": -1, "token_normalization": "length+mean"}
+    assert_as_single(clip, LIST, encode_texts(clip, LIST, **options), **options)
+
+
+def test_a_list_through_a_handle_that_returns_all_layers(standalone):
+    path = tiny.GOLDEN / "tiny_text_encoder.safetensors"
+    every = load_clip(path, layer="all", device="cpu", model_options=tiny.MODEL_OPTIONS)
+    texts = ["a cat", LONG]
+    encoded = encode_texts(every, texts)
+    assert encoded[1].conditioning[0][0].dim() == 4
+    assert_as_single(every, texts, encoded)
+
+
+def test_a_batch_is_as_large_as_one_pass_and_equal_texts_are_encoded_once(clip, monkeypatch):
+    calls = count_calls(clip, monkeypatch)
+    encode_texts(clip, ["a cat"] * 100)
+    assert calls == [1]
+    del calls[:]
+    encode_texts(clip, [f"{number} cats" for number in range(70)])
+    assert calls == [32, 32, 6]
+    del calls[:]
+    encode_texts(clip, [f"({number} cats:1.1)" for number in range(32)])
+    assert calls == [31, 1]  # and the empty prompt
+
+
+def test_results_of_a_batch_have_memory_of_their_own(clip):
+    first, second = (one.conditioning[0] for one in encode_texts(clip, ["a cat", "a dog"]))
+    for tensor in (first[0], first[1]["pooled_output"]):
+        assert tensor.untyped_storage().nbytes() == tensor.nbytes
+    expected = second[0].clone()
+    first[0].zero_()
+    assert torch.equal(second[0], expected)
+
+
+def test_an_error_says_which_text_of_the_list_it_is(clip):
+    with pytest.raises(OptionError, match=r"^Prompt 2 of 3: "):
+        encode_texts(clip, ["a", "a AND b :-1", "c"], syntax="a1111")
+    assert encode_texts(clip, []) == []
+
+
+class CoreEncoder(torch.nn.Module):
+    """Encodes as ComfyUI's class does: a call of the module, and one pooled vector a call."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+        self.num_layers, self.options_default = inner.num_layers, inner.options_default
+        self.transformer = inner.transformer
+        self.calls = 0
+
+    def forward(self, tokens):
+        self.calls += 1
+        return self.inner(tokens)
+
+    def encode_from_tokens_scheduled(self, tokens):
+        chunks = list(tokens["h"])
+        cond, _ = self.inner.encode_token_weights(chunks)
+        _, pooled = self([[pair[0] for pair in chunk] for chunk in chunks])
+        return [[cond, {"pooled_output": pooled[:1], "kept": "as it is"}]]
+
+
+@pytest.fixture
+def core(clip):
+    """A handle that returns the pooled vector of the first chunk only, as ComfyUI's own do."""
+    tokenizer = SimpleNamespace(
+        clip_h=SimpleNamespace(
+            embedding_directory=str(tiny.GOLDEN / "embeddings"), embedding_size=32
+        )
+    )
+    encoder = CoreEncoder(clip.cond_stage_model.clip_h)
+    return SimpleNamespace(
+        cond_stage_model=SimpleNamespace(clip_h=encoder),
+        encode_from_tokens_scheduled=encoder.encode_from_tokens_scheduled,
+        tokenizer=tokenizer,
+        layer_idx=None,
+    )
+
+
+def test_each_text_has_its_own_pooled_vector_with_comfyuis_encoder_too(core):
+    encoded = encode_texts(core, LIST)
+    assert core.cond_stage_model.clip_h.calls == 1
+    assert_as_single(core, LIST, encoded)
+    assert encoded[0].conditioning[0][1]["kept"] == "as it is"
+    assert not core.cond_stage_model.clip_h._forward_hooks
+
+
+@pytest.mark.parametrize("hooked", ["patcher", "handle"])
+def test_with_hooks_each_text_is_a_call_of_its_own(hooked, core):
+    if hooked == "patcher":
+        core.patcher = SimpleNamespace(patches={}, forced_hooks=object())
+    else:
+        core.apply_hooks_to_conds = object()
+    encoded = encode_texts(core, ["a cat", "a dog"])
+    assert core.cond_stage_model.clip_h.calls == 2
+    assert_as_single(core, ["a cat", "a dog"], encoded)
+
+
+def test_one_text_of_a_list_that_is_not_finite_is_clamped_as_alone(clip):
+    texts = ["a cat", "a (cat:1e38) (dog:-1e38)"]
+    encoded = encode_texts(clip, texts)
+    assert all(one.conditioning[0][0].isfinite().all() for one in encoded)
+    assert_as_single(clip, texts, encoded)

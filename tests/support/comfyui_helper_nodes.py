@@ -76,6 +76,23 @@ class ShowForTest:
         return {"ui": {"text": [text]}}
 
 
+class ListForTest:
+    """A list of texts, which "|" separates, and their numbers from 1."""
+
+    RETURN_TYPES = ("STRING", "INT")
+    OUTPUT_IS_LIST = (True, True)
+    FUNCTION = "run"
+    CATEGORY = "test"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"texts": ("STRING", {})}}
+
+    def run(self, texts):
+        found = texts.split("|") if texts else []
+        return (found, list(range(1, len(found) + 1)))
+
+
 class UnprojectedForTest:
     """What GLIGENTextBoxApply asks a CLIP for."""
 
@@ -168,6 +185,7 @@ NODE_CLASS_MAPPINGS = {
         SaveForTest,
         SaveLatentForTest,
         ShowForTest,
+        ListForTest,
         UnprojectedForTest,
         ProbeForTest,
         StandInsForTest,
