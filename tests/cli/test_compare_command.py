@@ -1,6 +1,7 @@
 """``sd2-clip compare``, in this process and with a tiny encoder."""
 
 import shutil
+import sys
 from functools import partial
 
 import pytest
@@ -62,9 +63,9 @@ def test_two_files_are_compared_with_one_text(run, tmp_path, small):
     assert status == 0
     assert "The conditionings are equal." in said.out
     assert small == [(FILE, None), (other, None)]
-    _, said = run(FILE, other, "--text", "a cat", "--dtype", "fp32,fp16")
+    _, said = run(FILE, other, "--text", "a cat", "--dtype", "fp32,bf16")
     assert "The conditionings are equal." not in said.out
-    assert float(row(said.out, "all compared rows")[0]) < 0.01
+    assert float(row(said.out, "all compared rows")[0]) < 0.05
 
 
 @pytest.mark.parametrize(
@@ -104,8 +105,6 @@ def test_a_picture_is_drawn(run, tmp_path):
 
 
 def test_without_matplotlib_a_picture_is_an_error_in_one_sentence(run, tmp_path, monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
     status, said = run("a", "b", "--checkpoint", FILE, "--plot", tmp_path / "x.png")
     assert status == 1
