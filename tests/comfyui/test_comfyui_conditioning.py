@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from comfyui_graphs import assert_same, core_clip, encode, notes, our_clip, records, results, saved
-from comfyui_server import ComfyUI, Graph, PromptError
+from comfyui_server import ComfyUI, Graph, Link, PromptError
 from safetensors.torch import load_file, save_file
 
 TEXTS = {
@@ -129,6 +129,25 @@ def test_a_textual_inversion_enters_the_conditioning(comfyui: ComfyUI) -> None:
     )
     assert not torch.equal(found["with_it"]["cond0"], found["without"]["cond0"])
     assert_same(found["ours"], found["with_it"])
+
+
+@pytest.mark.parametrize("make", [our_clip, core_clip])
+@pytest.mark.parametrize("text", ["", "a (red:1.3) cat"])
+def test_without_padding_the_rows_of_the_text_stay(
+    comfyui: ComfyUI, make: Callable[..., Link], text: str
+) -> None:
+    graph = Graph()
+    clip = make(graph)
+    found = results(
+        comfyui,
+        graph,
+        padded=graph.add("EncodeSD2Text", clip=clip, text=text).out(),
+        unpadded=graph.add("EncodeSD2Text", clip=clip, text=text, padding="none").out(),
+    )
+    rows = 2 + len(text.split())
+    assert found["unpadded"]["cond0"].shape == (1, rows, 64)
+    assert torch.equal(found["unpadded"]["cond0"], found["padded"]["cond0"][:, :rows])
+    assert torch.equal(found["unpadded"]["pooled0"], found["padded"]["pooled0"])
 
 
 def test_saved_conditioning_comes_back_unchanged(comfyui: ComfyUI) -> None:
