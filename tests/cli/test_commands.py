@@ -270,6 +270,10 @@ def test_demo_labels_its_random_weights_everywhere(tmp_path):
             assert "random_weights" in " ".join(file.metadata())
         assert "[1, 77, 1024]" in done.stdout
         assert "done in" in done.stdout
+        verified = run(tmp_path, "verify", encoder)
+        assert verified.returncode == 1
+        assert verified.stdout.startswith("Verdict:      something else")
+        assert "its weights are random" in verified.stdout
     finally:
         shutil.rmtree(tmp_path / "demo", ignore_errors=True)
 
