@@ -141,4 +141,5 @@ def test_commands_run_as_printed(tmp_path: Path) -> None:
             text=True,
             check=False,
         )
-        assert done.returncode == 0, f"{line}\n{done.stderr}"
+        not_sd2s = words[0] == "verify"  # these weights are random
+        assert done.returncode == int(not_sd2s), f"{line}\n{done.stderr}"

@@ -147,6 +147,24 @@ def test_a_layout_of_real_size_loads_back_with_equal_results(layout, tmp_path):
             torch.testing.assert_close(model(ids)[0], original, atol=1e-4, rtol=0)
 
 
+@pytest.mark.oracle
+@pytest.mark.full_size
+def test_open_clip_without_its_image_half_loads_the_file_strictly(tmp_path):
+    """As docs/bridges.md tells projects to do."""
+    open_clip = pytest.importorskip("open_clip", reason="open_clip is not installed")
+    encoder = layouts.canonical_encoder(SD2_CONFIG, dtype=torch.float16)
+    source = layouts.save_safetensors(encoder, tmp_path / "full.safetensors")
+    convert_encoder(source, tmp_path / "openclip.safetensors", layout="openclip")
+    with torch.device("meta"):
+        model = open_clip.create_model("ViT-H-14")
+    tensors = load_file(tmp_path / "openclip.safetensors")
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    assert not unexpected
+    assert all(name.startswith("visual.") for name in missing)
+    del model.visual
+    model.load_state_dict(tensors, assign=True)
+
+
 # What is overwritten, and what is left after a failure
 
 
