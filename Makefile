@@ -27,7 +27,7 @@ test-fast: .venv/test/ready ## Run what takes less than a minute: no real sizes,
 
 # open_clip brings torchvision, which must fit torch: PyPI's fits the pinned one.
 test-oracles: .venv/test/ready ## Compare with heavy peers such as open_clip
-	.venv/test/bin/python $(PIP) open_clip_torch "$(TORCH)"
+	.venv/test/bin/python $(PIP) open_clip_torch diffusers "$(TORCH)"
 	$(PYTEST) -m oracle
 
 test-comfyui: ## Run our nodes in a real ComfyUI: COMFYUI_DIR=folder COMFYUI_PYTHON=python that runs it
