@@ -11,7 +11,7 @@ IN_PARALLEL := OMP_NUM_THREADS=1 $(PYTEST) -n 2
 # What needs a browser, a heavy peer or an hour has commands of its own.
 ELSEWHERE := not browser and not oracle and not nightly
 
-.PHONY: help demo test test-fast test-oracles test-comfyui test-engines hostile nightly lint format bench clean
+.PHONY: help demo test test-fast test-oracles test-transformers4 test-comfyui test-engines hostile nightly lint format bench clean
 
 help: ## List the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' Makefile | column -t -s '|'
@@ -34,6 +34,10 @@ test-oracles: .venv/test/ready ## Compare with heavy peers: open_clip, diffusers
 test-comfyui: ## Run our nodes in a real ComfyUI: COMFYUI_DIR=folder COMFYUI_PYTHON=python that runs it
 	"$(COMFYUI_PYTHON)" -m pytest tests/comfyui $(COMFYUI_TESTS)
 
+# The other major version; .venv/test has the newest.
+test-transformers4: .venv/transformers4/ready ## Load what we write for transformers in its version 4
+	.venv/transformers4/bin/python -m pytest tests/clip/test_convert_encoder.py tests/sd2/tokens/test_tokenizer_files.py
+
 # Set MOSAIC_PYTHON to a Python with mosaicml-streaming, which cannot be installed beside a current
 # torch, for its reader.
 test-engines: .venv/engines/ready ## Encode data sets on Ray, on an S3 server, and for other programs' readers
@@ -45,6 +49,7 @@ hostile: .venv/test/ready ## Attack every parser, route and writer
 nightly: .venv/test/ready .venv/engines/ready ## Run all that is too long for .ci/run
 	.ci/run
 	$(MAKE) test-oracles
+	$(MAKE) test-transformers4
 	.venv/engines/bin/python -m pytest -m nightly
 	$(if $(COMFYUI_DIR),$(MAKE) test-comfyui)
 
@@ -79,6 +84,12 @@ bench: .venv/test/ready ## Measure (COMFYUI_DIR and COMFYUI_PYTHON: beside Comfy
 	$(PYTHON) -m venv .venv/test
 	.venv/test/bin/python $(PIP) "pip>=25.1" "$(TORCH)"
 	.venv/test/bin/python $(PIP) --group test --editable ".[editor,dataset]"
+	touch $@
+
+.venv/transformers4/ready: pyproject.toml
+	$(PYTHON) -m venv .venv/transformers4
+	.venv/transformers4/bin/python $(PIP) "pip>=25.1" "$(TORCH)"
+	.venv/transformers4/bin/python $(PIP) --group test --editable . "transformers==4.57.*"
 	touch $@
 
 clean: ## Delete the environments and what was built

@@ -19,7 +19,8 @@ from ..version import __version__
 COMMANDS = {
     "run": "run a workflow (editor or API format) without ComfyUI",
     "inspect": "describe a model file; reads little more than its header",
-    "convert": "extract the text encoder of a file as safetensors",
+    "convert": "write the text encoder of a file for another program: ComfyUI, diffusers, OpenCLIP",
+    "verify": "compare a file with the published values of SD2's own text encoder",
     "encode": "encode a data set of captions to embeddings, for training",
     "prompt": "encode a prompt to a file for another program",
     "export": "write encoded captions in another format, for a trainer",
@@ -50,7 +51,10 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns 0 if it did everything, 2 for a wrong command line, else 1."""
+    """Run one command. Returns 0 if it did everything, 2 for a wrong command line, else 1.
+
+    ``verify`` also returns 3.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A character that the console cannot print must not end the run; stderr escapes them too.
         sys.stdout.reconfigure(errors="backslashreplace")

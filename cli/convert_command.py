@@ -1,12 +1,11 @@
-"""``sd2-clip convert FILE OUT.safetensors``: extracts the text encoder of a file."""
+"""``sd2-clip convert FILE OUT``: writes the text encoder of a file for another program."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from ..sd2.files.atomic_write import check_writable, write_safetensors
+from ..sd2.detection.layouts import LAYOUTS, VARIANTS
 from .path_argument import path_argument
 
 
@@ -18,7 +17,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a file or folder that contains SD2's text encoder",
     )
     parser.add_argument(
-        "out", metavar="OUT.safetensors", type=path_argument, help="the file to write"
+        "out",
+        metavar="OUT",
+        type=path_argument,
+        help="the .safetensors file to write; with --layout diffusers, the folder",
+    )
+    parser.add_argument(
+        "--layout",
+        choices=LAYOUTS,
+        default="comfy",
+        help="comfy: transformers' names, all layers of the file; diffusers: a folder with "
+        "text_encoder and tokenizer, 23 layers; openclip: OpenCLIP's names, needs 24 layers "
+        "(default: comfy)",
+    )
+    parser.add_argument(
+        "--variant",
+        choices=VARIANTS,
+        help="with --layout diffusers: write model.VARIANT.safetensors, in that dtype",
     )
     parser.add_argument(
         "--dtype",
@@ -26,28 +41,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="dtype of the result (default: auto, the dtype in the file)",
     )
-    parser.add_argument("--force", action="store_true", help="overwrite OUT if it exists")
+    parser.add_argument(
+        "--force", action="store_true", help="overwrite the files to write if they exist"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ..clip.load_clip import parse_dtype
-    from ..sd2.detection.read_encoder import read_encoder
-    from ..sd2.errors import OptionError
+    from ..clip.convert_encoder import convert_encoder
 
-    out: Path = arguments.out
-    if out.suffix != ".safetensors":
-        raise OptionError(f"{out}: the output file name must end in .safetensors.")
-    if out.exists() and not arguments.force:
-        raise OptionError(f"{out} already exists. Choose another name, or add --force.")
-    dtype = parse_dtype(arguments.dtype)
-
-    check_writable(out.parent)
-    checkpoint, detection, state_dict = read_encoder(
-        arguments.file, lambda tensor: tensor.to(dtype or tensor.dtype)
+    detection, _ = convert_encoder(
+        arguments.file,
+        arguments.out,
+        layout=arguments.layout,
+        dtype=arguments.dtype,
+        variant=arguments.variant,
+        overwrite=arguments.force,
     )
-    # Copies: query, key and value of OpenCLIP files share memory, which safetensors rejects.
-    tensors = {name: tensor.clone() for name, tensor in state_dict.items()}
-    write_safetensors(out, tensors, {**checkpoint.metadata, "format": "pt"})
     print(detection.describe(), file=sys.stderr)
-    print(out)
+    print(arguments.out)
     return 0

@@ -206,6 +206,7 @@ def test_commands_run_as_printed(tmp_path: Path) -> None:
             text=True,
             check=False,
         )
-        if done.returncode:
+        expected = int(words[0] == "verify")  # these weights are random, not SD2's
+        if done.returncode != expected:
             failed.append(f"{line}\n{done.stderr}")
     assert not failed, "\n".join(failed)

@@ -6,7 +6,6 @@ before its subfolders, subfolders by name; in a folder the exact name first, the
 """
 
 import contextlib
-import hashlib
 import os
 import re
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import SD2ClipError, and_more
+from ..files.file_hash import file_digest
 from ..files.file_kinds import EMBEDDING_SUFFIXES
 from ..files.path_inside import OutsideFolderError, path_inside
 
@@ -148,10 +148,7 @@ def _read(path: Path, version: tuple[int, ...], width: int, key: str) -> Embeddi
 
     try:
         found = read_vectors(path, width, key)
-        with path.open("rb") as file:
-            digest = hashlib.sha256()
-            while block := file.read(1 << 20):
-                digest.update(block)
+        digest = file_digest(path)
     except SD2ClipError as error:
         return Unusable(path, str(error).removeprefix(f"{path}: "))
     notes = [f"{found.dropped} of its vectors contain nan or inf"] if found.dropped else []
@@ -160,4 +157,4 @@ def _read(path: Path, version: tuple[int, ...], width: int, key: str) -> Embeddi
         notes.append(
             f"its file also holds {names}, which are left out: save each embedding to its own file"
         )
-    return Embedding(path, digest.hexdigest(), found.rows, "; ".join(notes))
+    return Embedding(path, digest, found.rows, "; ".join(notes))

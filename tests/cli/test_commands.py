@@ -94,6 +94,21 @@ def test_convert_writes_just_the_text_encoder(folder, tmp_path):
 
 
 @pytest.mark.full_size
+def test_convert_writes_the_folder_of_a_pipeline(folder, tmp_path):
+    command = ("convert", "models/sd2.safetensors", tmp_path / "pipe", "--layout", "diffusers")
+    done = run(folder, *command, "--variant", "fp16")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [str(tmp_path / "pipe")]
+    weights = tmp_path / "pipe/text_encoder/model.fp16.safetensors"
+    # The size of the file that SD-Turbo and Marigold publish: the same tensors, header and order.
+    assert weights.stat().st_size == 680_820_392
+    wrong = run(folder, *command[:2], tmp_path / "x.safetensors", "--layout", "openclip")
+    assert wrong.returncode == 1
+    assert "needs all 24 layers, and this file has 23" in wrong.stderr
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+@pytest.mark.full_size
 def test_inspect_says_what_a_file_holds(folder):
     done = run(folder, "inspect", "models/sd2.safetensors")
     assert done.returncode == 0
@@ -270,6 +285,10 @@ def test_demo_labels_its_random_weights_everywhere(tmp_path):
             assert "random_weights" in " ".join(file.metadata())
         assert "[1, 77, 1024]" in done.stdout
         assert "done in" in done.stdout
+        verified = run(tmp_path, "verify", encoder)
+        assert verified.returncode == 1
+        assert verified.stdout.startswith("Verdict:      something else")
+        assert "its weights are random" in verified.stdout
     finally:
         shutil.rmtree(tmp_path / "demo", ignore_errors=True)
 

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,6 +42,25 @@ for number in range(10**9):
 """
 
 
+CONVERT = """
+import json, sys
+from itertools import count
+from pathlib import Path
+from sd2_clip.clip.convert_encoder import convert_encoder
+from sd2_clip.sd2.config import load_config
+config = load_config(json.loads(Path("config.json").read_text()))
+print("ready", flush=True)
+for number in count():
+    folder = Path(sys.argv[1]) / str(number)
+    convert_encoder("encoder.safetensors", folder, layout="diffusers", config=config)
+"""
+
+PIPELINE_FILES = {
+    "text_encoder/config.json", "tokenizer/merges.txt", "tokenizer/special_tokens_map.json",
+    "tokenizer/tokenizer_config.json", "tokenizer/vocab.json",
+}  # fmt: skip
+
+
 def kill_at_random(script: str, tmp_path: Path, seconds: float) -> None:
     """Start a writer, and kill it after at most so many seconds of work."""
     if not (tmp_path / "sd2_clip").exists():
@@ -64,6 +84,23 @@ def test_killed_save_of_conditioning_leaves_whole_files(tmp_path: Path) -> None:
     for seconds in (0.05, 0.2, 0.3):
         kill_at_random(SAVE, tmp_path, seconds)
         check_conditioning(tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_killed_conversion_leaves_no_folder_that_only_looks_complete(tmp_path: Path) -> None:
+    import layouts
+
+    layouts.save_safetensors(layouts.canonical_encoder(), tmp_path / "encoder.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(layouts.TINY_CONFIG))
+    for seconds in (0.1, 1.0):
+        kill_at_random(CONVERT, tmp_path, seconds)
+        for folder in (tmp_path / "out").glob("*"):
+            weights = folder / "text_encoder/model.safetensors"
+            if weights.exists():
+                with safe_open(weights, framework="pt") as file:
+                    assert len(file.keys()) == 52
+                assert all((folder / name).stat().st_size for name in PIPELINE_FILES)
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
 
 
 @pytest.mark.nightly
