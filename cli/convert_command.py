@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..sd2.files.atomic_write import check_writable, write_safetensors
 from .path_argument import path_argument
+
+if TYPE_CHECKING:
+    import torch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +38,10 @@ def run(arguments: argparse.Namespace) -> int:
     from ..sd2.detection.read_encoder import read_encoder
     from ..sd2.errors import OptionError
 
+    def copy(tensor: torch.Tensor) -> torch.Tensor:
+        # Query, key and value of OpenCLIP files share memory, which safetensors rejects.
+        return tensor.to(dtype or tensor.dtype, copy=True)
+
     out: Path = arguments.out
     if out.suffix != ".safetensors":
         raise OptionError(f"{out}: the output file name must end in .safetensors.")
@@ -42,11 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
     dtype = parse_dtype(arguments.dtype)
 
     check_writable(out.parent)
-    checkpoint, detection, state_dict = read_encoder(
-        arguments.file, lambda tensor: tensor.to(dtype or tensor.dtype)
-    )
-    # Copies: query, key and value of OpenCLIP files share memory, which safetensors rejects.
-    tensors = {name: tensor.clone() for name, tensor in state_dict.items()}
+    checkpoint, detection, tensors = read_encoder(arguments.file, copy)
+    checkpoint.check_crcs(source.key for source in detection.sources.values())
     write_safetensors(out, tensors, {**checkpoint.metadata, "format": "pt"})
     print(detection.describe(), file=sys.stderr)
     print(out)

@@ -36,7 +36,7 @@ from ..sd2.files.file_kinds import (
 )
 from ..sd2.files.path_inside import OutsideFolderError, path_inside
 from ..sd2.files.safetensors_header import read_safetensors_header
-from ..sd2.files.tensor_storage import read_tensors
+from ..sd2.files.tensor_storage import copy_tensors
 from ..sd2.files.write_new import write_new
 from .provenance import RECORD_KEY, complete_record, record_as_json, record_as_text
 
@@ -191,7 +191,7 @@ def load_conditioning(path: Path) -> list[list[Any]]:
     """
     try:
         locations, metadata = read_safetensors_header(path)
-        tensors = {name: tensor.clone() for name, tensor in read_tensors(locations).items()}
+        tensors = copy_tensors(locations)
     except UnreadableFileError as error:
         raise ConditioningError(f"{path} cannot be read as conditioning: {error}") from error
     about = conditioning_record(metadata)

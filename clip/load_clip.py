@@ -18,7 +18,7 @@ from ..sd2.detection.placeholder_weights import add_placeholder_layers
 from ..sd2.detection.read_encoder import read_encoder
 from ..sd2.errors import OptionError
 from ..sd2.files.checkpoint import Checkpoint
-from .source import EncoderSource, FileStamp, placeholders
+from .source import EncoderSource, placeholders
 
 log = logging.getLogger("sd2_clip")
 
@@ -69,11 +69,17 @@ def load_clip(
     runs_in = host.current()
     placement = runs_in.select_device(str(device), parse_dtype(dtype))
 
+    mapped = False
+
     def place(tensor: torch.Tensor) -> torch.Tensor:
-        if placement.keeps_narrower and tensor.dtype in (torch.float16, torch.bfloat16):
-            return tensor.to(placement.offload_device)
-        # Moved first, then cast: one transfer, and GPUs cast faster.
-        return tensor.to(placement.offload_device).to(placement.dtype)
+        nonlocal mapped
+        placed = tensor.to(placement.offload_device)
+        narrower = tensor.dtype in (torch.float16, torch.bfloat16)
+        if not (placement.keeps_narrower and narrower):
+            # Moved first, then cast: one transfer, and GPUs cast faster.
+            placed = placed.to(placement.dtype)
+        mapped |= placed is tensor
+        return placed
 
     config = load_config((model_options or {}).get("clip_h_model_config"))
 
@@ -85,6 +91,12 @@ def load_clip(
         return checkpoint, detection, *add_placeholder_layers(state_dict, config)
 
     checkpoint, detection, state_dict, added = read()
+
+    def read_again() -> Mapping[str, torch.Tensor]:
+        for stamp in checkpoint.stamps:
+            stamp.open().close()
+        return read()[2]
+
     absent_layers, projection_absent = placeholders(added, config.num_hidden_layers)
     notes = placement.notes
     if RANDOM_WEIGHTS_KEY in checkpoint.metadata:
@@ -95,9 +107,10 @@ def load_clip(
         placeholder_layers=absent_layers,
         placeholder_projection=projection_absent,
         notes=notes,
-        stamps=tuple(map(FileStamp.of, checkpoint.files)),
+        stamps=checkpoint.stamps,
+        mapped=mapped,
         header_sha256=checkpoint.header_digest(),
-        read=lambda: read()[2],
+        read=read_again,
     )
     clip = runs_in.build_clip(
         state_dict,

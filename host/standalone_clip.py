@@ -156,6 +156,7 @@ class StandaloneClip:
         *patches* maps a weight's name to its change: the weight becomes ``change(strength_model *
         weight, strength_patch)``. Computed in fp32, because a small change would vanish in fp16.
         """
+        self.cond_stage_model.clip_h.check_files()
         own = self.cond_stage_model.state_dict()
         dtype = self.cond_stage_model.clip_h.weights_dtype()
         changed = {

@@ -139,7 +139,8 @@ def read_lora(path: str | PathLike[str], shapes: Mapping[str, tuple[int, ...]]) 
         )
     checkpoint = open_checkpoint(fspath(path))
     names = sort_names(checkpoint.tensors)
-    tensors = checkpoint.read(name for parts in names.modules.values() for name in parts.values())
+    wanted = (name for parts in names.modules.values() for name in parts.values())
+    tensors = checkpoint.read_unmapped(wanted)  # changes are kept for as long as the CLIP is
     outside = None
     if not any("alpha" in parts for parts in names.modules.values()):
         outside = find_alpha_outside_tensors(checkpoint)

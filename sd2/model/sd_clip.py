@@ -239,6 +239,7 @@ class SDClipModel(nn.Module):
         self, tokens: Sequence[Sequence[Entry]], pooled: int
     ) -> tuple[Tensor, Tensor]:
         """Encode as ``forward`` does, with pooled vectors for the first *pooled* chunks only."""
+        self.check_files()
         self._warn_of_placeholders(pooled)
         cache = None if self.layer == "all" or torch.is_grad_enabled() else self.setup.cache
         states_out, pooled_out = [], []
@@ -271,7 +272,15 @@ class SDClipModel(nn.Module):
         pooled = norm(last)
         if self.return_projected_pooled and len(pooled):
             pooled = self.transformer.text_projection(pooled)
+        self.check_files()  # before anything is cached
         return (torch.stack(z, dim=1) if self.layer == "all" else z[0]).float(), pooled.float()
+
+    def check_files(self) -> None:
+        """Raise UnreadableFileError if weights are mapped from a file that was overwritten."""
+        check = self.setup.check_files
+        # On another device they are copies.
+        if check is not None and next(self.transformer.parameters()).device.type == "cpu":
+            check()
 
     def pooled_limits(self) -> str:
         """Say how pooled vectors differ from those of a complete file; "" if they do not."""
@@ -374,6 +383,7 @@ class SDClipModel(nn.Module):
         self.setup = replace(
             self.setup,
             source=None,
+            check_files=None,
             placeholder_layers=frozenset(
                 number
                 for number in self.setup.placeholder_layers
