@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import struct
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -148,8 +147,7 @@ def _open_zip(path: Path) -> PickledFile:
 
 def _members(path: Path, file: BinaryIO) -> dict[str, ZipMember]:
     try:
-        with zipfile.ZipFile(file) as archive:
-            return zip_members(archive)
+        return zip_members(file)
     except DamagedZipError as error:
         raise damaged_zip(path, error) from error
     except OSError:

@@ -11,7 +11,9 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, cast
+
+from .limits import MAX_ZIP_DIRECTORY_BYTES
 
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _STORED, _DEFLATED = 0, 8
@@ -78,7 +80,7 @@ class ZipMember:
             file.seek(start + self.stored_size)
             if not self._is_descriptor(file.read(min(24, self.end - start - self.stored_size))):
                 raise self._differs("size or checksum")
-        return start
+        return int(start)
 
     def pieces(self, file: BinaryIO) -> Iterator[bytes]:
         """Yield the contents in order, in pieces of at most a MiB."""
@@ -148,11 +150,27 @@ class ZipMember:
         )
 
 
-def zip_members(archive: zipfile.ZipFile) -> dict[str, ZipMember]:
-    """The members of *archive* by name. Raises DamagedZipError if two have the same name."""
-    entries = archive.infolist()
+class _BoundedReader:
+    """Reads a file for zipfile, which reads its directory in one piece."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.seek, self.tell = file, file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        if size > MAX_ZIP_DIRECTORY_BYTES:
+            raise DamagedZipError(
+                f"its zip directory has {size:,} bytes, and a model's has at most "
+                f"{MAX_ZIP_DIRECTORY_BYTES:,}"
+            )
+        return self._file.read(size)
+
+
+def zip_members(file: BinaryIO) -> dict[str, ZipMember]:
+    """The members of a zip file by name. Raises DamagedZipError, and whatever zipfile does."""
+    with zipfile.ZipFile(cast(BinaryIO, _BoundedReader(file))) as archive:
+        entries, directory = archive.infolist(), archive.start_dir
     starts = sorted({entry.header_offset for entry in entries})
-    ends = dict(zip(starts, [*starts[1:], archive.start_dir], strict=True))
+    ends = dict(zip(starts, [*starts[1:], directory], strict=True))
     members: dict[str, ZipMember] = {}
     for entry in entries:
         if entry.filename in members:

@@ -216,5 +216,19 @@ def test_sizes_of_64_bits_are_read_from_the_extra_field(tmp_path: Path) -> None:
         info = zipfile.ZipInfo("a")
         with archive.open(info, "w", force_zip64=True) as member:
             member.write(b"contents")
-    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-        assert zip_members(archive)["a"].contents(file) == b"contents"
+    with path.open("rb") as file:
+        assert zip_members(file)["a"].contents(file) == b"contents"
+
+
+def test_directories_too_large_for_any_model_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "file.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("file/data.pkl", b"")
+    data = path.read_bytes()
+    start = data.index(b"PK\1\2")
+    record = data[start : data.index(b"PK\5\6")]
+    count = (9 << 20) // len(record)
+    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 65535, 65535, count * len(record), start, 0)
+    path.write_bytes(data[:start] + count * record + end)
+    with pytest.raises(UnreadableFileError, match=r"its zip directory has 9,437,\d+ bytes"):
+        open_checkpoint(path)
