@@ -112,7 +112,7 @@ def test_a_change_that_fp16_cannot_hold_is_refused(nodes, clip, tmp_path, standa
     layouts.save_safetensors(tensors, tmp_path / "models/loras/large.safetensors")
     node = nodes["LoadSD2CLIPLora"]
     assert node.load(clip, "large.safetensors", 1.0)["result"][0].patches
-    with pytest.raises(SD2ClipError, match=r"as large as 9\d+[.\d]*, more than 65504, .* float16 holds"):
+    with pytest.raises(SD2ClipError, match=r"as large as 9\d+[.\d]*, more than 65504, .* float16"):
         node.load(half, "large.safetensors", 1.0)
     assert not half.patches
     assert torch.isfinite(half.encode("a cat")).all()
