@@ -41,7 +41,7 @@ class FileStamp:
         """Open the file. Raises UnreadableFileError if it was changed, OSError if it is gone."""
         file = self.path.open("rb")
         try:
-            self._compare(FileStamp.of(self.path, file))
+            self._compare(os.stat(file.fileno()))
         except BaseException:
             file.close()
             raise
@@ -53,16 +53,16 @@ class FileStamp:
         A file that was removed, or that another one replaced, stays as it was for its mappings.
         """
         try:
-            now = FileStamp.of(self.path)
+            now = os.stat(self.path)
         except OSError:
             return
-        if now.identity == self.identity:
+        if (now.st_dev, now.st_ino) == self.identity:
             self._compare(now)
 
-    def _compare(self, now: FileStamp) -> None:
-        if now != self:
-            sizes = f": it had {self.size:,} bytes and now has {now.size:,}"
+    def _compare(self, now: os.stat_result) -> None:
+        if now.st_size != self.size or now.st_mtime_ns != self.modified_ns:
+            sizes = f": it had {self.size:,} bytes and now has {now.st_size:,}"
             raise UnreadableFileError(
                 f"{self.path} was changed after it was opened"
-                f"{sizes if now.size != self.size else ''}. Load it again when it is complete."
+                f"{sizes if now.st_size != self.size else ''}. Load it again when it is complete."
             )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import DEFAULT_LOGIT_SCALE, TextEncoderConfig
-from ..errors import LayerError, OptionError
+from ..errors import LayerError, OptionError, UnreadableFileError
 from .encoder_setup import SETUP_KEY, EncoderSetup
 from .nonfinite import explain, find_nonfinite, is_finite
 from .ops import layer_classes
@@ -277,10 +277,13 @@ class SDClipModel(nn.Module):
 
     def check_files(self) -> None:
         """Raise UnreadableFileError if weights are mapped from a file that was overwritten."""
-        check = self.setup.check_files
-        # On another device they are copies.
-        if check is not None and next(self.transformer.parameters()).device.type == "cpu":
-            check()
+        if self.setup.check_files is not None:
+            try:
+                self.setup.check_files()
+            except UnreadableFileError:
+                # On another device they are copies.
+                if next(self.transformer.parameters()).device.type == "cpu":
+                    raise
 
     def pooled_limits(self) -> str:
         """Say how pooled vectors differ from those of a complete file; "" if they do not."""
