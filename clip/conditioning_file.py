@@ -12,6 +12,7 @@ that JSON lacks are tagged: ``{"$tensor": name}``, ``{"$tuple": […]}``, ``{"$f
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import math
@@ -26,7 +27,7 @@ import torch
 
 from ..sd2.config import CONTEXT_WIDTHS, SD2_CONFIG
 from ..sd2.errors import SD2ClipError, UnreadableFileError, and_more
-from ..sd2.files.atomic_write import write_safetensors
+from ..sd2.files.atomic_write import save_tensors, write_safetensors
 from ..sd2.files.file_kinds import (
     CONDITIONING_FORMAT,
     CONDITIONING_KEY,
@@ -36,7 +37,7 @@ from ..sd2.files.file_kinds import (
 )
 from ..sd2.files.path_inside import OutsideFolderError, path_inside
 from ..sd2.files.safetensors_header import read_safetensors_header
-from ..sd2.files.tensor_storage import read_tensors
+from ..sd2.files.tensor_storage import copy_tensors
 from ..sd2.files.write_new import write_new
 from .provenance import RECORD_KEY, complete_record, record_as_json, record_as_text
 
@@ -139,9 +140,16 @@ def save_conditioning(
 
     *metadata* is added to the file's (ComfyUI's ``prompt`` and ``workflow``).
     """
+    write_safetensors(path, *_file_contents(conditioning, metadata or {}))
+
+
+def _file_contents(
+    conditioning: list[list[Any]], metadata: Mapping[str, str]
+) -> tuple[_Tensors, dict[str, str]]:
+    """Return tensors and metadata of the file."""
     if not conditioning:
         raise ConditioningError("There is no conditioning to save: the list is empty.")
-    about = dict(metadata or {})
+    about = dict(metadata)
     conditioning = [[cond, _with_complete_record(options)] for cond, options in conditioning]
     tensors = _Tensors()
     if len(conditioning) == 1 and _fits_core(conditioning[0][1]):
@@ -160,7 +168,7 @@ def save_conditioning(
         ]
     layout = {"format": CONDITIONING_FORMAT, "entries": entries}
     about[CONDITIONING_KEY] = json.dumps(layout, allow_nan=False)
-    write_safetensors(path, tensors, about)
+    return tensors, about
 
 
 def _entry(
@@ -191,7 +199,7 @@ def load_conditioning(path: Path) -> list[list[Any]]:
     """
     try:
         locations, metadata = read_safetensors_header(path)
-        tensors = {name: tensor.clone() for name, tensor in read_tensors(locations).items()}
+        tensors = copy_tensors(locations)
     except UnreadableFileError as error:
         raise ConditioningError(f"{path} cannot be read as conditioning: {error}") from error
     about = conditioning_record(metadata)
@@ -245,6 +253,13 @@ def _from_core(
     return [cond, options]
 
 
+def _advice(error: Exception) -> str:
+    no_space = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows has no quotas
+    if isinstance(error, OSError) and error.errno in no_space:
+        return "Free some space, and run again."
+    return "Choose another filename_prefix."
+
+
 def save_numbered(
     folder: Path, prefix: str, conditioning: list[list[Any]], metadata: Mapping[str, str]
 ) -> Path:
@@ -266,6 +281,7 @@ def save_numbered(
             f"filename_prefix {prefix!r} leads out of the output folder {folder} or names no file. "
             "Use a name such as conditioning/sd2."
         )
+    tensors, about = _file_contents(conditioning, metadata)
     pattern = re.compile(re.escape(target.name) + r"_(\d+)_\.safetensors", re.IGNORECASE)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -274,10 +290,10 @@ def save_numbered(
         return write_new(
             target.parent,
             (target.with_name(f"{target.name}_{number:05}_.safetensors") for number in numbers),
-            lambda path: save_conditioning(path, conditioning, metadata),
+            lambda path: save_tensors(path, tensors, about),
         )
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConditioningError(
-            f"Conditioning cannot be saved as {target}: {reason}. Choose another filename_prefix."
+            f"Conditioning cannot be saved as {target}: {reason}. {_advice(error)}"
         ) from error

@@ -62,8 +62,13 @@ def convert_encoder(
     to = parse_dtype(dtype)
     check_writable(out if out.is_dir() else out.parent)
     checkpoint, detection, state_dict = read_encoder(
-        source, lambda tensor: tensor.to(to or tensor.dtype), config
+        # Copies: what is mapped may change, and query, key and value of OpenCLIP files share
+        # memory, which safetensors rejects.
+        source,
+        lambda tensor: tensor.to(to or tensor.dtype, copy=True),
+        config,
     )
+    checkpoint.check_crcs(source.key for source in detection.sources.values())
     tensors = _renamed(state_dict, layout, detection, config)
     for path, content in others.items():
         write_bytes(path, content)
@@ -117,9 +122,7 @@ def _renamed(
     detection: Detection,
     config: TextEncoderConfig,
 ) -> dict[str, torch.Tensor]:
-    """Rename the tensors for *layout*, as copies: safetensors rejects tensors that share memory."""
-    import torch
-
+    """Rename the tensors for *layout*."""
     tensors = state_dict
     if layout == "diffusers":
         tensors = diffusers_tensors(state_dict, config)
@@ -131,7 +134,4 @@ def _renamed(
                 "or choose another layout."
             )
         tensors = openclip_tensors(state_dict)
-    return {
-        name: tensor.clone(memory_format=torch.contiguous_format)
-        for name, tensor in tensors.items()
-    }
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}

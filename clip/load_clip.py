@@ -22,7 +22,7 @@ from ..sd2.detection.read_encoder import read_encoder
 from ..sd2.errors import OptionError
 from ..sd2.files.checkpoint import Checkpoint, open_checkpoint
 from ..sd2.files.loaded_tensors import LoadedTensors, open_loaded
-from .source import EncoderSource, FileStamp, placeholders
+from .source import EncoderSource, placeholders
 
 log = logging.getLogger("sd2_clip")
 
@@ -74,11 +74,17 @@ def load_clip(
         device, wanted = _own_device(opened, str(device), wanted)
     placement = runs_in.select_device(str(device), wanted)
 
+    mapped = False
+
     def place(tensor: torch.Tensor) -> torch.Tensor:
-        if placement.keeps_narrower and tensor.dtype in (torch.float16, torch.bfloat16):
-            return tensor.to(placement.offload_device)
-        # Moved first, then cast: one transfer, and GPUs cast faster.
-        return tensor.to(placement.offload_device).to(placement.dtype)
+        nonlocal mapped
+        placed = tensor.to(placement.offload_device)
+        narrower = tensor.dtype in (torch.float16, torch.bfloat16)
+        if not (placement.keeps_narrower and narrower):
+            # Moved first, then cast: one transfer, and GPUs cast faster.
+            placed = placed.to(placement.dtype)
+        mapped |= placed is tensor
+        return placed
 
     config = load_config((model_options or {}).get("clip_h_model_config"))
 
@@ -90,6 +96,12 @@ def load_clip(
         return checkpoint, detection, *add_placeholder_layers(state_dict, config)
 
     checkpoint, detection, state_dict, added = read()
+
+    def read_again() -> Mapping[str, torch.Tensor]:
+        for stamp in checkpoint.stamps:
+            stamp.open().close()
+        return read()[2]
+
     absent_layers, projection_absent = placeholders(added, config.num_hidden_layers)
     notes = placement.notes
     if RANDOM_WEIGHTS_KEY in checkpoint.metadata:
@@ -100,10 +112,11 @@ def load_clip(
         placeholder_layers=absent_layers,
         placeholder_projection=projection_absent,
         notes=notes,
-        stamps=tuple(map(FileStamp.of, checkpoint.files)),
+        stamps=checkpoint.stamps,
+        mapped=mapped,
         header_sha256=checkpoint.header_digest(),
         reopen=lambda: opened if isinstance(opened, LoadedTensors) else open_checkpoint(opened),
-        read=lambda: read()[2],
+        read=read_again,
     )
     clip = runs_in.build_clip(
         state_dict,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,29 +13,8 @@ from ..host.interface import DevicePlacement
 from ..sd2.detection.detection import Detection
 from ..sd2.detection.read_encoder import encoder_tensors
 from ..sd2.files.checkpoint import Checkpoint
+from ..sd2.files.file_stamp import FileStamp
 from ..sd2.files.tensor_hash import state_dict_digest
-
-
-@dataclass(frozen=True)
-class FileStamp:
-    """A file's size and time of modification."""
-
-    path: Path
-    modified_ns: int
-    size: int
-
-    @classmethod
-    def of(cls, path: Path) -> FileStamp:
-        """Read the stamp of *path*."""
-        stat = path.stat()
-        return cls(path, stat.st_mtime_ns, stat.st_size)
-
-    def is_current(self) -> bool:
-        """Tell whether the file still has this stamp."""
-        try:
-            return FileStamp.of(self.path) == self
-        except OSError:
-            return False
 
 
 class _FileChangedError(Exception):
@@ -56,7 +34,9 @@ class EncoderSource:
     notes: tuple[str, ...]
     """What else a user should know, such as a request that could not be met."""
     stamps: tuple[FileStamp, ...] = field(repr=False)
-    """Of all files that were read."""
+    """Of all files that were read, before they were."""
+    mapped: bool
+    """Whether weights may be bytes that are mapped from the files, not copies."""
     header_sha256: str = field(repr=False)
     """``Checkpoint.header_digest`` of them."""
     reopen: Callable[[], Checkpoint] = field(repr=False)
@@ -90,6 +70,12 @@ class EncoderSource:
         described = (f"{label + ':':<14}{text}" for label, text in lines)
         return "\n".join([self.detection.describe(), *described])
 
+    def check_files(self) -> None:
+        """Raise UnreadableFileError if weights are mapped from a file that was overwritten."""
+        if self.mapped:
+            for stamp in self.stamps:
+                stamp.check_mapped()
+
     def digest(self) -> str:
         """Return a SHA-256 over names, shapes, dtypes and bytes of the encoder's tensors on disk.
 
@@ -104,7 +90,9 @@ class EncoderSource:
     def _digest(self) -> str:
         if not all(stamp.is_current() for stamp in self.stamps):
             raise _FileChangedError
-        return state_dict_digest(encoder_tensors(self.reopen(), self.detection))
+        checkpoint = self.reopen()
+        checkpoint.check_crcs(source.key for source in self.detection.sources.values())
+        return state_dict_digest(encoder_tensors(checkpoint, self.detection))
 
 
 def placeholders(added: Iterable[str], num_layers: int) -> tuple[frozenset[int], bool]:

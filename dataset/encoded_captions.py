@@ -286,6 +286,7 @@ class _SafetensorsRows:
             )
         checkpoint = open_checkpoint(folder.local_path / name)
         tensors = checkpoint.read(list(checkpoint.tensors))
+        self._checkpoint = checkpoint
         self._text = tensors.pop("text")
         self._ends = tensors.pop("text_ends")
         self._row_of = tensors.pop("row_of")
@@ -293,6 +294,7 @@ class _SafetensorsRows:
         self.count = len(self._ends)
 
     def row(self, number: int) -> Item:
+        self._checkpoint.check_mapped()
         index = int(self._row_of[number])
         # Copies, which the trainer may change.
         return {**self._entry(number), **{n: t[index].clone() for n, t in self._tensors.items()}}
@@ -303,6 +305,7 @@ class _SafetensorsRows:
         return entry
 
     def read_keys(self) -> Sequence[str]:
+        self._checkpoint.check_mapped()
         return [self._entry(number)["key"] for number in range(self.count)]
 
 

@@ -180,7 +180,9 @@ class Folder:
                 fs, path = self._opened[0], self.path(name)
                 self._remote("written", name, lambda: fs.put_file(str(spool), path))
         except OSError as error:
-            raise StorageError(f"{self.path(name)} cannot be written: {error}") from error
+            raise StorageError(
+                f"{self.path(name)} cannot be written: {error.strerror or error}"
+            ) from error
 
     def _create_local(self, path: Path, write: Callable[[BinaryIO], None]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,9 @@ from __future__ import annotations
 import errno
 import ipaddress
 import logging
+import os
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -112,7 +114,8 @@ def _answer_to(error: Exception) -> web.Response:
         status = 409
     elif isinstance(error, OSError):
         status = STATUS_OF.get(error.errno or 0, 500)
-        message = f"The server's disk: {error.strerror or error}."
+        of = f", {Path(os.fsdecode(error.filename)).name!r}" if error.filename else ""
+        message = f"The server's disk{of}: {error.strerror or error}."
     elif isinstance(error, UnicodeError):
         message = "The request contains text that is not the name of a file."
     return reply({"error": plain_text(message)}, status=status)

@@ -20,7 +20,7 @@ from typing import Any
 
 from aiohttp import web
 
-from ..sd2.files.atomic_write import write_bytes
+from ..sd2.files.atomic_write import naming, write_bytes
 from ..sd2.files.bounded_json import (
     JsonError,
     check_json_depth,
@@ -104,7 +104,7 @@ class Settings:
 
     def _merge(self, changes: dict[str, Any]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._locked():
+        with naming(self._path), self._locked():
             settings = self._read_locked() | changes
             check_json_depth(settings)
             text = json.dumps(settings, indent=4)

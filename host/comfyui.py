@@ -80,6 +80,7 @@ class _Build:
             product_dtype=placement.product_dtype or torch.float32,
             output_device=model_management.intermediate_device(),
             cache=EncodeCache(),
+            check_files=self.source.check_files,
             source=self.source,
         )
         options = {

@@ -107,6 +107,9 @@ class WeightsSource(Protocol):
     def read(self) -> Mapping[str, torch.Tensor]:
         """Read the state dict from the file again."""
 
+    def check_files(self) -> None:
+        """Raise UnreadableFileError if weights are mapped from a file that was overwritten."""
+
     def describe(self) -> str:
         """Describe what was found and loaded, in several lines for people."""
 

@@ -170,6 +170,7 @@ class StandaloneHost:
             product_dtype=placement.product_dtype or torch.float32,
             weights_dtype=placement.dtype,
             cache=EncodeCache() if on_cpu else None,
+            check_files=source.check_files,
             source=source,
         )
         model = build_text_encoder(

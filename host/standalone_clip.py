@@ -35,6 +35,19 @@ def _wider(one: torch.dtype, other: torch.dtype) -> torch.dtype:
     return other if one.itemsize < other.itemsize else one
 
 
+def _check_fits(name: str, weight: torch.Tensor, dtype: torch.dtype, strength: float) -> None:
+    """Raise NotFiniteError unless *dtype* holds all values of a changed weight."""
+    largest = torch.finfo(dtype).max
+    low, high = (float(bound) for bound in torch.aminmax(weight))  # NaN if there is one
+    if not -largest <= low <= high <= largest:
+        found = f"as large as {max(-low, high):g}" if low <= high else "that are not numbers"
+        raise NotFiniteError(
+            f"The changed weight {name} has values {found}, more than {largest:g}, the most that "
+            f"{str(dtype).removeprefix('torch.')} holds. Lower the strength, which is "
+            f"{strength:g}; if that does not help, the file of the change is damaged."
+        )
+
+
 class StandaloneClip:
     """A text encoder, its tokenizer, and the options that a node chose for them.
 
@@ -158,16 +171,19 @@ class StandaloneClip:
 
         *patches* maps a weight's name to its change: the weight becomes ``change(strength_model *
         weight, strength_patch)``. Computed in fp32, because a small change would vanish in fp16.
+
+        Raises NotFiniteError if a weight would hold NaN or infinity, and changes none.
         """
+        self.cond_stage_model.clip_h.check_files()
         own = self.cond_stage_model.state_dict()
         dtype = self.cond_stage_model.clip_h.weights_dtype()
-        changed = {
-            name: change(own[name].float() * strength_model, strength_patch).to(
-                _wider(own[name].dtype, dtype)
-            )
-            for name, change in patches.items()
-            if name in own
-        }
+        changed = {}
+        for name, change in patches.items():
+            if name in own:
+                weight = change(own[name].float() * strength_model, strength_patch)
+                stored_as = _wider(own[name].dtype, dtype)
+                _check_fits(name, weight, stored_as, strength_patch)
+                changed[name] = weight.to(stored_as)
         self.cond_stage_model = with_weights(self.cond_stage_model, changed)
         for name in changed:
             patch = (strength_patch, patches[name], strength_model)

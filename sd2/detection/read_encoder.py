@@ -34,6 +34,7 @@ def read_encoder(
         state_dict[name] = place(tensor)
         if report is not None:
             report(len(state_dict), len(detection.sources))
+    checkpoint.check_mapped()  # no mixture of two files
     return checkpoint, detection, state_dict
 
 

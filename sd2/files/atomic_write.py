@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator, Mapping
@@ -40,17 +41,29 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{secrets.token_hex(8)}{_UNFINISHED}")  # as short for a long name
+    with naming(path):
+        try:
+            partial.touch(exist_ok=False)
+            mode = partial.stat().st_mode
+            yield partial
+            partial.chmod(stat.S_IMODE(mode))  # safetensors keeps its files to their owner
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                partial.unlink()
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an OSError within name *path*, not a hidden file beside it, or none."""
     try:
-        partial.touch(exist_ok=False)
-        mode = partial.stat().st_mode
-        yield partial
-        partial.chmod(stat.S_IMODE(mode))  # safetensors keeps its files to their owner
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            partial.unlink()
+        yield
+    except OSError as error:
+        if error.filename is None or os.path.basename(os.fsdecode(error.filename)).startswith("."):
+            error.filename, error.filename2 = str(path), None
+        raise
 
 
 def is_unfinished(path: Path) -> bool:
@@ -68,15 +81,14 @@ def write_safetensors(
     path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
 ) -> None:
     """Write *path*, whole or not at all; raises ``OptionError`` if that fails."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     try:
         with replacing(path) as partial:
-            save_file(dict(tensors), partial, dict(metadata))
-    except (OSError, SafetensorError) as error:  # a full disk is either
+            save_tensors(partial, tensors, metadata)
+    except OSError as error:
         size = sum(tensor.nbytes for tensor in tensors.values())
-        raise OptionError(f"{path} ({size:,} bytes) cannot be written: {error}") from error
+        raise OptionError(
+            f"{path} ({size:,} bytes) cannot be written: {error.strerror or error}."
+        ) from error
 
 
 def write_torch_file(path: Path, value: object) -> None:
@@ -93,4 +105,20 @@ def write_torch_file(path: Path, value: object) -> None:
     try:
         write_bytes(path, data.getvalue())
     except OSError as error:
-        raise OptionError(f"{path} cannot be written: {error}") from error
+        raise OptionError(f"{path} cannot be written: {error.strerror or error}.") from error
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write a safetensors file; raises OSError if the disk does not take it."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(dict(tensors), path, dict(metadata))
+    except SafetensorError as error:  # "… I/O error: No space left on device (os error 28)"
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UnreadableFileError, and_more
+from .file_stamp import FileStamp
 from .limits import MAX_ITEMS
 from .resolve import resolve_files
 from .safetensors_header import looks_like_safetensors, read_safetensors_header
-from .tensor_storage import TensorLocation, read_elements, read_tensors
+from .tensor_storage import TensorLocation, check_crcs, read_elements, read_tensors
 from .torch_file import LEGACY_START, open_pickle
 from .unpickler import ModuleState, TensorRef
 
@@ -50,13 +51,29 @@ class Checkpoint:
     """What a user should know: the file chosen in a folder, the objects of a pickle left out."""
     locations: Mapping[str, TensorLocation] = field(default_factory=dict, repr=False)
     """Of each tensor in its file; empty for a checkpoint that is shapes alone."""
+    stamps: tuple[FileStamp, ...] = field(default=(), repr=False)
+    """Of all files, before they were read."""
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
         """The named tensors, memory-mapped: read when touched, shared until written.
 
-        Do not overwrite the file while they are in use. KeyError for an unknown name.
+        Call ``check_mapped`` before they are touched much later, and after all were used: the file
+        may be overwritten. KeyError for an unknown name, UnreadableFileError for a changed file.
         """
         return read_tensors({name: self.locations[name] for name in names})
+
+    def read_unmapped(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """The named tensors, in memory, whatever becomes of the file later."""
+        return read_tensors({name: self.locations[name] for name in names}, mapped=False)
+
+    def check_mapped(self) -> None:
+        """Raise UnreadableFileError if a file that tensors are mapped from was overwritten."""
+        for stamp in self.stamps:
+            stamp.check_mapped()
+
+    def check_crcs(self, names: Iterable[str]) -> None:
+        """Read the named tensors; raise UnreadableFileError if a zip file's checksum is wrong."""
+        check_crcs(self.locations[name].block for name in names)
 
     def read_values(self, name: str, first: int = 0, count: int = 1 << 62) -> tuple[float, ...]:
         """*count* values of a float tensor from index *first*, in memory order, without torch.
@@ -100,6 +117,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     named = Path(path)
     try:
         files, notes = resolve_files(named)
+        stamps = tuple(FileStamp.of(file) for file in files)
         locations: dict[str, TensorLocation] = {}
         metadata: dict[str, str] = {}
         for file in files:
@@ -112,7 +130,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     tensors = {
         name: TensorInfo(location.shape, location.dtype) for name, location in locations.items()
     }
-    return Checkpoint(named, files, tensors, metadata, notes, locations)
+    return Checkpoint(named, files, tensors, metadata, notes, locations, stamps)
 
 
 _NOT_MODELS = (

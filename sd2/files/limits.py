@@ -19,6 +19,9 @@ MAX_ITEMS = 200_000
 MAX_DIMENSIONS = 64
 """torch's own limit."""
 
+MAX_ZIP_DIRECTORY_BYTES = 8 * MIB
+"""A full SD2 checkpoint has 1,500 members of about 100 bytes; each takes ten times that."""
+
 # Tensors of small files, which are copied.
 MAX_LOADED_BYTES = 1 << 30
 """Of all tensors, far above any textual inversion."""

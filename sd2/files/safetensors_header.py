@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from ..errors import UnreadableFileError
+from .file_stamp import FileStamp
 from .limits import MAX_HEADER_BYTES, MAX_HEADER_JSON_BYTES
 from .tensor_storage import DTYPE_BITS, Block, TensorLocation, contiguous_stride
 
@@ -22,13 +23,13 @@ def looks_like_safetensors(start: bytes) -> bool:
 def read_safetensors_header(path: Path) -> tuple[dict[str, TensorLocation], dict[str, str]]:
     """Locations of the tensors, in file order, and the metadata. Raises UnreadableFileError."""
     try:
-        length = path.stat().st_size
         with path.open("rb") as file:
+            stamp = FileStamp.of(path, file)
             header_length = int.from_bytes(file.read(8), "little")
             text = file.read(min(header_length, MAX_HEADER_JSON_BYTES))
     except OSError as error:
         raise UnreadableFileError(f"{path}: cannot be read: {error}") from error
-    data_start = 8 + header_length
+    length, data_start = stamp.size, 8 + header_length
     if data_start > length:
         raise _truncated(path, data_start, length)
     if header_length > MAX_HEADER_JSON_BYTES:
@@ -46,7 +47,7 @@ def read_safetensors_header(path: Path) -> tuple[dict[str, TensorLocation], dict
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict):
         raise _damaged(path, "its metadata is not a JSON object")
-    locations = {name: _location(path, data_start, name, entry) for name, entry in header.items()}
+    locations = {name: _location(stamp, data_start, name, entry) for name, entry in header.items()}
     end = max(
         (location.block.start + location.block.size for location in locations.values()), default=0
     )
@@ -55,7 +56,8 @@ def read_safetensors_header(path: Path) -> tuple[dict[str, TensorLocation], dict
     return locations, {key: str(value) for key, value in metadata.items()}
 
 
-def _location(path: Path, data_start: int, name: str, entry: Any) -> TensorLocation:
+def _location(stamp: FileStamp, data_start: int, name: str, entry: Any) -> TensorLocation:
+    path = stamp.path
     if not _is_entry(entry):
         raise _damaged(path, f"its header entry for {name[:100]!r} is malformed")
     dtype, shape = entry["dtype"], tuple(entry["shape"])
@@ -68,7 +70,7 @@ def _location(path: Path, data_start: int, name: str, entry: Any) -> TensorLocat
             f"{name[:100]!r} is {dtype} {list(shape)[:8]} "
             f"but has {end - begin:,} bytes in the header",
         )
-    block = Block(path, data_start + begin, end - begin)
+    block = Block(stamp, data_start + begin, end - begin)
     return TensorLocation(block, dtype, shape, contiguous_stride(shape))
 
 

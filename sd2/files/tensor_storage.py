@@ -6,17 +6,18 @@ that all processes share, and a write never reaches the file.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
-import struct
 import sys
-import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from ..errors import UnreadableFileError
+from .file_stamp import FileStamp
+from .zip_member import DamagedZipError, ZipMember
 
 if TYPE_CHECKING:
     import torch
@@ -47,22 +48,23 @@ DTYPE_NAMES = {torch_name: name for name, torch_name in _TORCH_DTYPES.items()}
 # the commit limit (Windows, Linux with little memory), whether it is touched or not.
 _MAPPING_GAP = 16 << 20
 
-_ZIP_LOCAL_HEADER = struct.Struct("<4s5H3I2H")
-
 
 @dataclass(frozen=True)
 class Block:
     """A range of bytes in a file.
 
-    With ``entry`` it is a zip entry, and ``start`` is where its local header begins: the data
-    follows that header, whose length only it tells.
+    With ``member`` these are the contents of a member of a zip file, and ``start`` is where its
+    header begins: the data follows that header, whose length only it tells.
     """
 
-    file: Path
+    file: FileStamp
     start: int
     size: int
-    entry: str | None = None
-    compressed: bool = False
+    member: ZipMember | None = None
+
+    @property
+    def compressed(self) -> bool:
+        return self.member is not None and self.member.compressed
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,10 @@ def itemsize(dtype: str) -> int | None:
     return bits // 8 if bits and bits % 8 == 0 else None
 
 
-def read_tensors(locations: Mapping[str, TensorLocation]) -> dict[str, torch.Tensor]:
-    """Memory-map the tensors. Those that share a block in the file share memory."""
+def read_tensors(
+    locations: Mapping[str, TensorLocation], *, mapped: bool = True
+) -> dict[str, torch.Tensor]:
+    """Memory-map the tensors, or read them. Those that share a block in the file share memory."""
     if sys.byteorder != "little":
         raise UnreadableFileError(
             "Model files are little-endian; this big-endian machine cannot map them."
@@ -107,13 +111,14 @@ def read_tensors(locations: Mapping[str, TensorLocation]) -> dict[str, torch.Ten
     for location in locations.values():
         if not hasattr(torch, _TORCH_DTYPES.get(location.dtype, "?")):
             raise UnreadableFileError(
-                f"{location.block.file}: tensors of type {location.dtype} are not supported by "
-                "the installed torch."
+                f"{location.block.file.path}: tensors of type {location.dtype} are not supported "
+                "by the installed torch."
             )
     blocks = {(location.block, location.dtype) for location in locations.values()}
     flat: dict[tuple[Block, str], torch.Tensor] = {}
     for file in dict.fromkeys(block.file for block, _ in blocks):
-        flat.update(_read_blocks(file, [pair for pair in blocks if pair[0].file == file]))
+        requested = [pair for pair in blocks if pair[0].file == file]
+        flat.update(_read_blocks(file, requested, mapped=mapped))
     result = {}
     for name, location in locations.items():
         base = flat[location.block, location.dtype]
@@ -124,51 +129,71 @@ def read_tensors(locations: Mapping[str, TensorLocation]) -> dict[str, torch.Ten
     return result
 
 
+def copy_tensors(locations: Mapping[str, TensorLocation]) -> dict[str, torch.Tensor]:
+    """Read the tensors, each into memory of its own."""
+    tensors = read_tensors(locations, mapped=False)
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
 def read_elements(location: TensorLocation, first: int, count: int) -> bytes | bytearray:
     """The bytes of *count* elements from index *first*, without torch or a mapping."""
     size = itemsize(location.dtype)
     total = prod(location.shape)
-    data: bytes | bytearray
     if size is None or not location.contiguous:
         return b""
     first = min(first, total)
     count = min(count, total - first)
     begin = (location.offset + first) * size
-    try:
-        with location.block.file.open("rb") as file:
-            if location.block.compressed:
-                data = _decompress(file, location.block, begin, count * size)
-            else:
-                file.seek(_data_start(file, location.block) + begin)
-                data = file.read(count * size)
-    except OSError as error:
-        raise UnreadableFileError(f"{location.block.file}: cannot be read: {error}") from error
+    block = location.block
+    with _opened(block.file) as file:
+        if block.member is not None and block.compressed:
+            data: bytes | bytearray = block.member.read(file, begin, count * size)
+        else:
+            file.seek(_data_start(file, block) + begin)
+            data = file.read(count * size)
     if len(data) != count * size:
-        raise _changed(location.block.file)
+        raise _cut(block.file.path)
     return data
 
 
+def check_crcs(blocks: Iterable[Block]) -> None:
+    """Read members of zip files, and raise UnreadableFileError if a checksum is wrong."""
+    for block in dict.fromkeys(blocks):
+        if block.member is not None:
+            with _opened(block.file) as file:
+                block.member.check_crc(file)
+
+
+@contextlib.contextmanager
+def _opened(stamp: FileStamp) -> Iterator[BinaryIO]:
+    """Open a file that is unchanged; what is wrong with it comes as UnreadableFileError."""
+    try:
+        with stamp.open() as file:
+            yield file
+    except DamagedZipError as error:
+        raise damaged_zip(stamp.path, error) from error
+    except (OSError, ValueError) as error:  # mmap's errors are both
+        raise UnreadableFileError(f"{stamp.path}: cannot be read: {error}") from error
+
+
 def _read_blocks(
-    path: Path, requested: Sequence[tuple[Block, str]]
+    stamp: FileStamp, requested: Sequence[tuple[Block, str]], *, mapped: bool
 ) -> dict[tuple[Block, str], torch.Tensor]:
     result: dict[tuple[Block, str], torch.Tensor] = {}
-    try:
-        with path.open("rb") as file:
-            length = path.stat().st_size
-            spans: dict[Block, tuple[int, int]] = {}
-            for block, dtype in requested:
-                if block.compressed:
-                    result[block, dtype] = _tensor(
-                        _decompress(file, block, 0, block.size), dtype, 0, block.size
-                    )
-                elif block not in spans:
-                    start = _data_start(file, block)
-                    if start + block.size > length:
-                        raise _changed(path)
-                    spans[block] = (start, start + block.size)
-            mappings = _map(file, spans.values())
-    except (OSError, ValueError) as error:
-        raise UnreadableFileError(f"{path}: cannot be read: {error}") from error
+    spans: dict[Block, tuple[int, int]] = {}
+    with _opened(stamp) as file:
+        for block, dtype in requested:
+            if block.member is not None and block.compressed:
+                data = block.member.read(file, 0, block.size)
+                if len(data) != block.size:
+                    raise _cut(stamp.path)
+                result[block, dtype] = _tensor(data, dtype, 0, block.size)
+            elif block not in spans:
+                start = _data_start(file, block)
+                if start + block.size > stamp.size:
+                    raise _cut(stamp.path)
+                spans[block] = (start, start + block.size)
+        mappings = (_map if mapped else _read)(file, spans.values())
     for block, dtype in requested:
         if block in spans:
             start, end = spans[block]
@@ -203,6 +228,20 @@ def _map(
     return mappings
 
 
+def _read(
+    file: BinaryIO, spans: Iterable[tuple[int, int]]
+) -> dict[tuple[int, int], tuple[mmap.mmap | bytearray, int]]:
+    """The same, in memory."""
+    read: dict[tuple[int, int], tuple[mmap.mmap | bytearray, int]] = {}
+    for start, end in set(spans):
+        data = bytearray(end - start)
+        file.seek(start)
+        if file.readinto(data) != len(data):  # type: ignore[attr-defined]
+            raise ValueError("it ends too early")
+        read[start, end] = data, start
+    return read
+
+
 def _tensor(buffer: mmap.mmap | bytearray, dtype: str, start: int, size: int) -> torch.Tensor:
     import torch
 
@@ -217,40 +256,15 @@ def _tensor(buffer: mmap.mmap | bytearray, dtype: str, start: int, size: int) ->
 
 
 def _data_start(file: BinaryIO, block: Block) -> int:
-    if block.entry is None:
-        return block.start
-    file.seek(block.start)
-    header = file.read(_ZIP_LOCAL_HEADER.size)
-    if len(header) != _ZIP_LOCAL_HEADER.size or not header.startswith(b"PK\x03\x04"):
-        raise _changed(block.file)
-    *_, name_length, extra_length = _ZIP_LOCAL_HEADER.unpack(header)
-    if file.read(name_length) not in (block.entry.encode(), block.entry.encode("cp437", "ignore")):
-        raise UnreadableFileError(
-            f"{block.file}: is damaged: the zip directory's {block.entry[:100]!r} has another name "
-            "where its data begins."
-        )
-    return block.start + len(header) + int(name_length) + int(extra_length)
+    return block.start if block.member is None else block.member.data_start(file)
 
 
-def _decompress(file: BinaryIO, block: Block, begin: int, size: int) -> bytearray:
-    """Bytes of a compressed entry, read as a stream: nothing before or after them is kept."""
-    assert block.entry is not None
-    data = bytearray()
-    try:
-        with zipfile.ZipFile(file) as archive, archive.open(block.entry) as entry:
-            entry.seek(begin)
-            while len(data) < size and (part := entry.read(min(size - len(data), 1 << 20))):
-                data += part
-    except (zipfile.BadZipFile, KeyError, RuntimeError, NotImplementedError, EOFError) as error:
-        raise UnreadableFileError(f"{block.file}: entry {block.entry!r}: {error}") from error
-    except Exception as error:  # zlib.error and its like have no common base
-        if type(error).__module__ not in {"zlib", "_bz2", "_lzma", "lzma"}:
-            raise
-        raise UnreadableFileError(f"{block.file}: entry {block.entry!r}: {error}") from error
-    if len(data) != size:
-        raise _changed(block.file)
-    return data
+def damaged_zip(path: Path, error: DamagedZipError) -> UnreadableFileError:
+    """Say what is wrong with a zip file."""
+    return UnreadableFileError(
+        f"{path} is damaged: {error}. Download it again, or save it again with torch."
+    )
 
 
-def _changed(path: Path) -> UnreadableFileError:
-    return UnreadableFileError(f"{path}: is damaged, or has changed since it was opened.")
+def _cut(path: Path) -> UnreadableFileError:
+    return UnreadableFileError(f"{path} is damaged: a tensor ends too early. Download it again.")

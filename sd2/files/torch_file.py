@@ -5,24 +5,27 @@ Nothing in a file is run (see ``unpickler``), and tensors are only located, not 
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..errors import UnreadableFileError, UnsafeFileError, and_more
+from .file_stamp import FileStamp
 from .limits import MAX_DEPTH, MAX_LOADED_BYTES, MAX_PICKLE_BYTES, MAX_REPEATED_BYTES
-from .tensor_storage import Block, TensorLocation, itemsize, read_tensors
+from .tensor_storage import Block, TensorLocation, copy_tensors, damaged_zip, itemsize
 from .unpickler import DamagedPickleError, OpaqueObject, SafeUnpickler, StorageRef, TensorRef
+from .zip_member import DamagedZipError, ZipMember, check_readable, zip_members
 
 # The first object of the stream format (torch/serialization.py), pickled with protocol 2.
 LEGACY_START = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 _LEGACY_PROTOCOL = 1001
+
+_FIRST_BYTES = 1 << 20
+"""Of the stream format, more than the pickles of a checkpoint have."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,7 @@ def load_pickle(path: str | os.PathLike[str]) -> Any:
         raise UnreadableFileError(
             f"{path}: holds {size:,} bytes of tensors; the limit here is {limit:,}."
         )
-    tensors = {key: tensor.clone() for key, tensor in read_tensors(locations).items()}
-    return _rebuild(file.root, tensors, {}, 0)
+    return _rebuild(file.root, copy_tensors(locations), {}, 0)
 
 
 def open_pickle(path: Path) -> PickledFile:
@@ -95,81 +97,91 @@ def open_pickle(path: Path) -> PickledFile:
 
 
 def _open_zip(path: Path) -> PickledFile:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = {entry.filename: entry for entry in archive.infolist()}
-            pickles = [name for name in entries if name.split("/", 1)[-1] == "data.pkl"]
-            if any(name.split("/", 1)[-1] == "constants.pkl" for name in entries):
-                raise UnreadableFileError(
-                    f"{path}: a TorchScript program, not weights. Choose a file with a state dict."
-                )
-            if len(pickles) != 1:
-                first = and_more([repr(name) for name in entries], 3)
-                raise UnreadableFileError(
-                    f"{path}: a zip archive that torch.save did not write (no data.pkl; it begins "
-                    f"with {first or 'nothing'}). If a model is packed in it, unpack it first."
-                )
-            root = pickles[0].removesuffix("data.pkl")
-            pickled = _read_entry(archive, entries[pickles[0]])
+    with path.open("rb") as file:
+        stamp = FileStamp.of(path, file)
+        members = _members(path, file)
+        pickles = [name for name in members if name.split("/", 1)[-1] == "data.pkl"]
+        if any(name.split("/", 1)[-1] == "constants.pkl" for name in members):
+            raise UnreadableFileError(
+                f"{path}: a TorchScript program, not weights. Choose a file with a state dict."
+            )
+        if len(pickles) != 1:
+            first = and_more([repr(name) for name in members], 3)
+            raise UnreadableFileError(
+                f"{path}: a zip archive that torch.save did not write (no data.pkl; it begins "
+                f"with {first or 'nothing'}). If a model is packed in it, unpack it first."
+            )
+        root = pickles[0].removesuffix("data.pkl")
+        try:
+            pickled = _read_member(file, members[pickles[0]])
             order = b"little"
-            if (byteorder := entries.get(f"{root}byteorder")) is not None:
-                order = _read_entry(archive, byteorder)
-    except zipfile.BadZipFile as error:
-        raise UnreadableFileError(
-            f"{path}: is truncated or damaged: it begins as a PyTorch zip file, but {error}. "
-            "Download it again."
-        ) from error
-    except Exception as error:
-        # zlib, lzma, encryption, unknown compression: their errors have no common base
-        if isinstance(error, OSError | UnreadableFileError):
-            raise
-        raise UnreadableFileError(f"{path}: is damaged: {type(error).__name__}: {error}") from error
+            if (byteorder := members.get(f"{root}byteorder")) is not None:
+                order = _read_member(file, byteorder)
+        except DamagedZipError as error:
+            raise damaged_zip(path, error) from error
     if order != b"little":
         raise UnreadableFileError(
             f"{path}: was saved on a big-endian machine; save it again as .safetensors there."
         )
     unpickler = SafeUnpickler(pickled)
     value = unpickler.run()
-    length = path.stat().st_size
 
     def find(storage: StorageRef) -> Block:
         name = f"{root}data/{storage.key}"
-        entry = entries.get(name)
+        member = members.get(name)
         needed = (storage.offset + storage.numel) * (itemsize(storage.dtype or "U8") or 1)
-        if entry is None or entry.file_size < needed or entry.flag_bits & 1:  # encrypted
+        if member is None or member.size < needed:
             raise UnreadableFileError(
                 f"{path}: is damaged: {needed:,} bytes of tensor data {name!r} are missing."
             )
-        compressed = entry.compress_type != zipfile.ZIP_STORED
-        size = entry.compress_size if compressed else entry.file_size
-        if entry.header_offset + size > length:
+        try:
+            check_readable(member)
+        except DamagedZipError as error:
+            raise damaged_zip(path, error) from error
+        if member.header_offset + member.stored_size > stamp.size:
             raise UnreadableFileError(f"{path}: is truncated: {name!r} is beyond its end.")
-        return Block(path, entry.header_offset, entry.file_size, name, compressed)
+        return Block(stamp, member.header_offset, member.size, member)
 
     return PickledFile(path, value, tuple(unpickler.opaque_names), find)
 
 
-def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
-    with archive.open(entry) as stream:
-        data = stream.read(MAX_PICKLE_BYTES + 1)
-    if len(data) > MAX_PICKLE_BYTES:
-        raise DamagedPickleError(f"{entry.filename} has more than {MAX_PICKLE_BYTES:,} bytes")
-    return data
+def _members(path: Path, file: BinaryIO) -> dict[str, ZipMember]:
+    try:
+        return zip_members(file)
+    except DamagedZipError as error:
+        raise damaged_zip(path, error) from error
+    except OSError:
+        raise
+    except Exception as error:  # a directory can be damaged in more ways than zipfile expects
+        raise UnreadableFileError(
+            f"{path}: is truncated or damaged: it begins as a PyTorch zip file, but {error}. "
+            "Download it again."
+        ) from error
+
+
+def _read_member(file: BinaryIO, member: ZipMember) -> bytes:
+    check_readable(member)
+    if member.size > MAX_PICKLE_BYTES:
+        raise DamagedPickleError(f"{member.name} has more than {MAX_PICKLE_BYTES:,} bytes")
+    return member.contents(file)
 
 
 def _open_stream(path: Path) -> PickledFile:
-    """magic, protocol, system, value, storage keys: five pickles, then the data of each storage."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        position = len(LEGACY_START)
-        values = []
-        opaque: dict[str, None] = {}
-        dtypes: dict[str, str] = {}
-        for _ in range(4):
-            unpickler = SafeUnpickler(data, position)
-            values.append(unpickler.run())
-            position = unpickler.position
-            opaque.update(unpickler.opaque_names)
-            dtypes.update(unpickler.storage_dtypes)
+    """magic, protocol, system, value, storage keys: five pickles, then the data of each storage.
+
+    Read, not mapped: a file that is truncated meanwhile is only a damaged one.
+    """
+    with path.open("rb") as file:
+        stamp = FileStamp.of(path, file)
+        data = b""
+        for limit in (_FIRST_BYTES, MAX_PICKLE_BYTES):
+            data += file.read(limit - len(data))
+            try:
+                values, opaque, dtypes, position = _stream_pickles(data)
+                break
+            except DamagedPickleError:
+                if len(data) < limit or limit == MAX_PICKLE_BYTES:
+                    raise
         protocol, system, root, keys = values
         if protocol != _LEGACY_PROTOCOL or not isinstance(keys, list):
             raise DamagedPickleError(f"it does not have torch's protocol {_LEGACY_PROTOCOL}")
@@ -177,7 +189,7 @@ def _open_stream(path: Path) -> PickledFile:
             raise UnreadableFileError(
                 f"{path}: was saved on a big-endian machine; save it again as .safetensors there."
             )
-        blocks = _stream_blocks(path, data, position, keys, dtypes)
+        blocks = _stream_blocks(stamp, file, position, keys, dtypes)
 
     def find(storage: StorageRef) -> Block:
         block = blocks.get(storage.key)
@@ -188,24 +200,40 @@ def _open_stream(path: Path) -> PickledFile:
     return PickledFile(path, root, tuple(opaque), find)
 
 
+def _stream_pickles(data: bytes) -> tuple[list[Any], dict[str, None], dict[str, str], int]:
+    """Four values, the names of opaque objects, the types of storages, and where they end."""
+    position = len(LEGACY_START)
+    values = []
+    opaque: dict[str, None] = {}
+    dtypes: dict[str, str] = {}
+    for _ in range(4):
+        unpickler = SafeUnpickler(data, position)
+        values.append(unpickler.run())
+        position = unpickler.position
+        opaque.update(unpickler.opaque_names)
+        dtypes.update(unpickler.storage_dtypes)
+    return values, opaque, dtypes, position
+
+
 def _stream_blocks(
-    path: Path, data: mmap.mmap, position: int, keys: list[Any], dtypes: Mapping[str, str]
+    stamp: FileStamp, file: BinaryIO, position: int, keys: list[Any], dtypes: Mapping[str, str]
 ) -> dict[str, Block]:
     blocks: dict[str, Block] = {}
     for key in keys:
         if not isinstance(key, str) or key not in dtypes or key in blocks:
             raise DamagedPickleError("its list of storages does not match its tensors")
         size = itemsize(dtypes[key]) or 1
-        counted = data[position : position + 8]
+        file.seek(position)
+        counted = file.read(8)
         position += 8
         count = struct.unpack("<q", counted)[0] if len(counted) == 8 else 0
         end = position + count * size
-        if len(counted) < 8 or count < 0 or end > len(data):
+        if len(counted) < 8 or count < 0 or end > stamp.size:
             raise UnreadableFileError(
-                f"{path}: is truncated: its tensors need at least {max(end, position):,} bytes, "
-                f"the file has {len(data):,}. Download it again."
+                f"{stamp.path}: is truncated: its tensors need at least "
+                f"{max(end, position):,} bytes, the file has {stamp.size:,}. Download it again."
             )
-        blocks[key] = Block(path, position, count * size)
+        blocks[key] = Block(stamp, position, count * size)
         position = end
     return blocks
 

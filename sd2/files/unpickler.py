@@ -8,7 +8,6 @@ are known to leave in checkpoints become an ``OpaqueObject``, and any other name
 from __future__ import annotations
 
 import codecs
-import mmap
 import re
 import struct
 from collections.abc import Callable
@@ -112,7 +111,7 @@ _OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # Python 2's 
 class SafeUnpickler:
     """Reads one pickle of *data* from *position*; ``position`` is then the first byte after it."""
 
-    def __init__(self, data: bytes | mmap.mmap, position: int = 0) -> None:
+    def __init__(self, data: bytes, position: int = 0) -> None:
         self.position = position
         self.opaque_names: dict[str, None] = {}
         """Globals of opaque objects so far, in order."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import secrets
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from .atomic_write import replacing
+from .atomic_write import naming, replacing
 
 
 def write_new(folder: Path, candidates: Iterable[Path], write: Callable[[Path], object]) -> Path:
@@ -17,16 +18,19 @@ def write_new(folder: Path, candidates: Iterable[Path], write: Callable[[Path], 
     Two processes never get the same name, and a process that is killed leaves none behind. All
     *candidates* are on the file system of *folder*; raises FileExistsError if all are taken.
     """
+    candidates = iter(candidates)
+    first = next(candidates)
     finished = folder / f".{secrets.token_hex(8)}.partial"
-    try:
-        with replacing(finished) as partial:
-            write(partial)
-        for path in candidates:
-            if _take(finished, path):
-                return path
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            finished.unlink()
+    with naming(first):
+        try:
+            with replacing(finished) as partial:
+                write(partial)
+            for path in itertools.chain([first], candidates):
+                if _take(finished, path):
+                    return path
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                finished.unlink()
     raise FileExistsError(f"all names in {folder} are taken")
 
 

@@ -67,6 +67,18 @@ class TextEncoderLora:
     alpha: str
     """Sentence about alpha that was found outside the tensors; may be empty."""
 
+    def check_strength(self, strength: float) -> None:
+        """Raise LoraError if the strength is not a number, or overflows with a change's alpha."""
+        if not isfinite(strength):
+            raise LoraError(f"{self.path}: strength is {strength}. Choose a number such as 1.")
+        for name, change in self.changes.items():
+            scale = abs(strength) * _scale(change)
+            if scale > _LARGEST_SCALE:
+                raise LoraError(
+                    f"{self.path}: at strength {strength:g} the change of {name} is scaled by "
+                    f"{scale:g}, and would overflow. Choose a smaller strength."
+                )
+
     def describe(self, strength: float, refused: tuple[str, ...] = ()) -> str:
         """Several lines for people: what was found, and what was applied.
 
@@ -139,7 +151,8 @@ def read_lora(path: str | PathLike[str], shapes: Mapping[str, tuple[int, ...]]) 
         )
     checkpoint = open_checkpoint(fspath(path))
     names = sort_names(checkpoint.tensors)
-    tensors = checkpoint.read(name for parts in names.modules.values() for name in parts.values())
+    wanted = (name for parts in names.modules.values() for name in parts.values())
+    tensors = checkpoint.read_unmapped(wanted)  # changes are kept for as long as the CLIP is
     outside = None
     if not any("alpha" in parts for parts in names.modules.values()):
         outside = find_alpha_outside_tensors(checkpoint)
@@ -300,6 +313,13 @@ def _check(
                 f"{path}: {name} holds NaN or infinity, which would make every result so. The "
                 "file is damaged, or its training failed. Choose another LoRA."
             )
+
+
+def _scale(change: WeightChange) -> float:
+    """By how much a change is scaled at strength 1."""
+    if isinstance(change, Change) and change.alpha is not None and change.rank:
+        return abs(change.alpha / change.rank)
+    return 1.0
 
 
 def _alpha_sentence(outside: AlphaOutsideTensors | None, changes: Iterable[WeightChange]) -> str:

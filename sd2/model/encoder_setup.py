@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,8 @@ class EncoderSetup:
     """Where ``encode_token_weights`` leaves its result; None: where it was computed."""
     cache: EncodeCache | None = None
     """Cache of recent results; used on the CPU in float32 only."""
+    check_files: Callable[[], None] | None = None
+    """Raises an error if the weights are mapped from a file that was overwritten."""
     source: Any = None
     """Where the weights came from, for the code that built the encoder; None if they changed."""
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import DEFAULT_LOGIT_SCALE, TextEncoderConfig
-from ..errors import LayerError, OptionError
+from ..errors import LayerError, OptionError, UnreadableFileError
 from .encode_cache import Chunk, EncodeCache
 from .encoder_setup import SETUP_KEY, EncoderSetup
 from .nonfinite import explain, find_nonfinite, is_finite
@@ -264,6 +264,7 @@ class SDClipModel(nn.Module):
         self, tokens: Sequence[Sequence[Entry]], pooled: int
     ) -> tuple[Tensor, Tensor]:
         """Encode as ``forward`` does, with pooled vectors for the first *pooled* chunks only."""
+        self.check_files()
         self._warn_of_placeholders(pooled)
         cache = self._usable_cache()
         states_out, pooled_out = [], []
@@ -305,7 +306,18 @@ class SDClipModel(nn.Module):
         pooled = norm(last)
         if self.return_projected_pooled and len(pooled):
             pooled = self.transformer.text_projection(pooled)
+        self.check_files()  # before anything is cached
         return (torch.stack(z, dim=1) if self.layer == "all" else z[0]).float(), pooled.float()
+
+    def check_files(self) -> None:
+        """Raise UnreadableFileError if weights are mapped from a file that was overwritten."""
+        if self.setup.check_files is not None:
+            try:
+                self.setup.check_files()
+            except UnreadableFileError:
+                # On another device they are copies.
+                if next(self.transformer.parameters()).device.type == "cpu":
+                    raise
 
     def pooled_limits(self) -> str:
         """Say how pooled vectors differ from those of a complete file; "" if they do not."""
@@ -410,6 +422,7 @@ class SDClipModel(nn.Module):
         self.setup = replace(
             self.setup,
             source=None,
+            check_files=None,
             placeholder_layers=frozenset(
                 number
                 for number in self.setup.placeholder_layers

@@ -21,7 +21,7 @@ from ..files.file_kinds import USE_CONDITIONING_LOADER, is_conditioning
 from ..files.limits import MAX_VECTORS
 from ..files.png_text import PNG_SIGNATURE, read_png_texts
 from ..files.safetensors_header import looks_like_safetensors, read_safetensors_header
-from ..files.tensor_storage import read_tensors
+from ..files.tensor_storage import copy_tensors
 from ..files.torch_file import load_pickle
 
 # A1111 packs a list as {"TORCHTENSOR": [...]} into base64 JSON, in a text chunk of this name.
@@ -178,7 +178,7 @@ def _read_safetensors(
         if locations[name].dtype.startswith(("F", "BF"))
     }
     names, left_out = choose_names(shapes, width, key, every=False)
-    tensors = read_tensors({name: locations[name] for name in names})
+    tensors = copy_tensors({name: locations[name] for name in names})
     return [tensors[name] for name in names], left_out
 
 

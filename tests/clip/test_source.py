@@ -8,7 +8,7 @@ import layouts
 import pytest
 import torch
 from sd2_clip.clip.load_clip import RANDOM_WEIGHTS_KEY, load_clip
-from sd2_clip.clip.source import EncoderSource, FileStamp, placeholders
+from sd2_clip.clip.source import EncoderSource, placeholders
 
 OPTIONS = {"clip_h_model_config": layouts.TINY_CONFIG}
 
@@ -115,13 +115,6 @@ def test_the_weights_can_be_read_again(short_file):
 def test_a_copied_encoder_shares_its_source(file):
     source = source_of(file)
     assert copy.deepcopy(source) is source
-
-
-def test_a_stamp_is_current_until_the_file_changes(file):
-    stamp = FileStamp.of(file)
-    assert stamp.is_current()
-    assert not replace(stamp, size=stamp.size + 1).is_current()
-    assert not replace(stamp, modified_ns=0).is_current()
 
 
 @pytest.mark.parametrize(

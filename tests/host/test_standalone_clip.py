@@ -80,6 +80,16 @@ def test_a_patched_copy_keeps_the_facts_about_the_weights():
     assert clip.cond_stage_model.clip_h.setup == facts
 
 
+@pytest.mark.parametrize("strength", [float("nan"), float("inf"), 1e39])
+def test_a_change_that_is_not_finite_changes_nothing(clip, strength):
+    before = clip.encode(TEXT)
+    name = "clip_h.transformer.text_model.encoder.layers.0.mlp.fc1.weight"
+    with pytest.raises(NotFiniteError, match=r"layers\.0\.mlp\.fc1\.weight has values"):
+        clip.add_patches({name: lambda weight, strength: weight + strength}, strength)
+    assert not clip.patches
+    torch.testing.assert_close(clip.encode(TEXT), before, atol=0, rtol=0)
+
+
 def test_unknown_tokenizer_arguments_are_ignored(clip):
     clip.set_tokenizer_option("t5xxl_min_length", 256)
     tokens = clip.tokenize(TEXT, images=[], llama_template="{}")

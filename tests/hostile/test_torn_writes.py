@@ -3,122 +3,169 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from safetensors import safe_open
+from file_writers import WRITERS, Writer, contents, hidden, largest_file
 
 ROOT = Path(__file__).parents[2]
 
+WRITES = {"dataset": 8, "pipeline folder": 6}
+"""Files that a writer writes each time, if several."""
+
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows kills in another way")
 
-SAVE = """
-import sys
-from pathlib import Path
-import torch
-from sd2_clip.clip.conditioning_file import save_numbered
-conditioning = [[torch.ones(1, 770, 1024), {"pooled_output": torch.ones(1, 1024)}]]
-print("ready", flush=True)
-while True:
-    save_numbered(Path(sys.argv[1]), "x", conditioning, {})
-"""
 
-SET = """
-import sys
-from pathlib import Path
-from sd2_clip.editor.settings import Settings
-settings = Settings(Path(sys.argv[1]))
-print("ready", flush=True)
-for number in range(10**9):
-    settings._merge({"number": number, "text": "x" * 100_000})
-"""
-
-
-CONVERT = """
-import json, sys
-from itertools import count
-from pathlib import Path
-from sd2_clip.clip.convert_encoder import convert_encoder
-from sd2_clip.sd2.config import load_config
-config = load_config(json.loads(Path("config.json").read_text()))
-print("ready", flush=True)
-for number in count():
-    folder = Path(sys.argv[1]) / str(number)
-    convert_encoder("encoder.safetensors", folder, layout="diffusers", config=config)
-"""
-
-PIPELINE_FILES = {
-    "text_encoder/config.json", "tokenizer/merges.txt", "tokenizer/special_tokens_map.json",
-    "tokenizer/tokenizer_config.json", "tokenizer/vocab.json",
-}  # fmt: skip
-
-
-def kill_at_random(script: str, tmp_path: Path, seconds: float) -> None:
-    """Start a writer, and kill it after at most so many seconds of work."""
-    if not (tmp_path / "sd2_clip").exists():
-        (tmp_path / "sd2_clip").symlink_to(ROOT, target_is_directory=True)
-    command = [sys.executable, "-c", script, str(tmp_path / "out")]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE) as writer:
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == b"ready\n"
-        time.sleep(random.Random(seconds).uniform(0, seconds))
-        writer.send_signal(signal.SIGKILL)
-
-
-def check_conditioning(folder: Path) -> None:
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, framework="pt") as file:  # a 0-byte or cut file cannot be opened
-            assert file.get_tensor("conditioning").shape == (1, 770, 1024)
+def killed(writer: str, tmp_path: Path, kills: int) -> dict[str, Any]:
+    (tmp_path / "sd2_clip").symlink_to(ROOT, target_is_directory=True)
+    path = os.pathsep.join(map(str, (tmp_path, ROOT / "tests/support")))
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests/support/file_writers.py", writer, "out", str(kills), "1"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2_000:]
+    report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return report
 
 
 @pytest.mark.slow
-def test_killed_save_of_conditioning_leaves_whole_files(tmp_path: Path) -> None:
-    for seconds in (0.05, 0.2, 0.3):
-        kill_at_random(SAVE, tmp_path, seconds)
-        check_conditioning(tmp_path / "out")
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_killed_writer_leaves_whole_files(writer: str, tmp_path: Path) -> None:
+    need_packages(writer)
+    report = killed(writer, tmp_path, 3)
+    assert report["broken"] == []
+    assert report["whole"]
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_writer_killed_at_100_moments_leaves_whole_files(writer: str, tmp_path: Path) -> None:
+    need_packages(writer)
+    report = killed(writer, tmp_path, 100)
+    assert report["kills"] == 100
+    assert report["broken"] == []
+    assert report["whole"] > 50
+
+
+def need_packages(writer: str) -> None:
+    if writer == "dataset":
+        pytest.importorskip("pyarrow")
+    if writer in ("upload", "new upload", "settings"):
+        pytest.importorskip("aiohttp")
+
+
+def check_failure(writer: Writer, folder: Path, number: int) -> None:
+    """Let a write fail; the files of the user stay as they were, and the message names one."""
+    from sd2_clip.sd2.errors import SD2ClipError
+
+    before = contents(folder)
+    with pytest.raises((SD2ClipError, OSError)) as caught:  # an OSError is one sentence, too
+        writer.write(folder, number)
+    message = str(caught.value)
+    assert any(name in message for name in writer.names), message
+    assert ".partial" not in message
+    assert "\n" not in message
+    after = contents(folder)
+    assert {name: after.get(name) for name in before} == before
+    writer.check(folder)
+    assert hidden(folder) == []
+
+
+def sizes_that_fail(folder: Path) -> list[int]:
+    largest = max((len(data) for data in contents(folder).values()), default=0)
+    return [0, 1, 100, largest // 4, largest // 2, largest - 4096, largest - 1]
 
 
 @pytest.mark.slow
-def test_killed_conversion_leaves_no_folder_that_only_looks_complete(tmp_path: Path) -> None:
-    import layouts
-
-    layouts.save_safetensors(layouts.canonical_encoder(), tmp_path / "encoder.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps(layouts.TINY_CONFIG))
-    for seconds in (0.1, 1.0):
-        kill_at_random(CONVERT, tmp_path, seconds)
-        for folder in (tmp_path / "out").glob("*"):
-            weights = folder / "text_encoder/model.safetensors"
-            if weights.exists():
-                with safe_open(weights, framework="pt") as file:
-                    assert len(file.keys()) == 52
-                assert all((folder / name).stat().st_size for name in PIPELINE_FILES)
-        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_file_that_cannot_grow_leaves_the_old_one(name: str, tmp_path: Path) -> None:
+    need_packages(name)
+    writer, folder = WRITERS[name], tmp_path / "out"
+    folder.mkdir()
+    writer.setup(folder)
+    writer.write(folder, 0)  # fp32, the largest file that convert writes
+    for size in sizes_that_fail(folder):
+        with largest_file(max(size, 0)):
+            check_failure(writer, folder, 3000)
 
 
-@pytest.mark.nightly
-def test_killed_saves_of_conditioning_leave_whole_files(tmp_path: Path) -> None:
-    for number in range(100):
-        kill_at_random(SAVE, tmp_path, 0.01 * number)
-        check_conditioning(tmp_path / "out")
-        for path in (tmp_path / "out").iterdir():
-            path.unlink()
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_full_disk_leaves_the_old_file(name: str, tmp_path: Path) -> None:
+    need_packages(name)
+    writer, folder = WRITERS[name], tmp_path / "disk/out"
+    folder.parent.mkdir()
+    with small_disk(folder.parent, 64 << 20):
+        folder.mkdir()
+        writer.setup(folder)
+        writer.write(folder, 0)
+        largest = max(map(len, contents(folder).values()))
+        for free in (0, 4096, largest // 2, largest - 4096):
+            fill(folder.parent, free)
+            check_failure(writer, folder, 3000)
+            (folder.parent / "filler").unlink()
+        writer.write(folder, 3000)  # there is room again
 
 
-@pytest.mark.nightly
-def test_killed_saves_of_settings_leave_whole_settings(tmp_path: Path) -> None:
-    pytest.importorskip("aiohttp")
-    path = tmp_path / "out/comfy.settings.json"
-    for number in range(100):
-        kill_at_random(SET, tmp_path, 0.01 * number)
-        assert not path.exists() or len(json.loads(path.read_text())["text"]) == 100_000
+@contextmanager
+def small_disk(folder: Path, size: int) -> Iterator[None]:
+    """Mount a file system in memory; that takes a Linux and its administrator."""
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder: Path, free: int) -> None:
+    """Fill the disk but for *free* bytes, in pages."""
+    disk = os.statvfs(folder)
+    with (folder / "filler").open("wb") as file:
+        os.posix_fallocate(
+            file.fileno(), 0, (disk.f_bavail - free // disk.f_frsize) * disk.f_frsize
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("name", WRITERS)
+def test_an_error_of_the_disk_leaves_the_old_file(
+    name: str, number: int, call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need_packages(name)
+    writer, folder = WRITERS[name], tmp_path / "out"
+    folder.mkdir()
+    writer.setup(folder)
+    writer.write(folder, 0)
+    real = getattr(os, call)
+
+    def fail(*given: object, **named: object) -> object:
+        if next(made) == failing:
+            raise OSError(number, os.strerror(number))
+        return real(*given, **named)
+
+    for failing in range(1, WRITES.get(name, 1) + 1):
+        made = itertools.count(1)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, fail)
+            check_failure(writer, folder, 3000 + failing)
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace", "link", "mkdir"])

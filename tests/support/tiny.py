@@ -64,6 +64,9 @@ class Source:
     def read(self) -> dict[str, torch.Tensor]:
         return state_dict()
 
+    def check_files(self) -> None:
+        """It is not mapped."""
+
     def describe(self) -> str:
         return "the tiny encoder"
 

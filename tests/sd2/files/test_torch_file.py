@@ -244,5 +244,5 @@ def test_an_entry_whose_local_header_has_another_name_is_refused(tmp_path):
     name = next(n for n in zipfile.ZipFile(path).namelist() if n.endswith("data/0")).encode()
     first = data.index(name)  # the directory is at the end, and has the name once more
     path.write_bytes(data[:first] + name[:-1] + b"9" + data[first + len(name) :])
-    with pytest.raises(UnreadableFileError, match="has another name where its data begins"):
+    with pytest.raises(UnreadableFileError, match="has another name in the zip directory"):
         load_pickle(path)
