@@ -241,7 +241,7 @@ def _decompress(file: BinaryIO, block: Block, begin: int, size: int) -> bytearra
             entry.seek(begin)
             while len(data) < size and (part := entry.read(min(size - len(data), 1 << 20))):
                 data += part
-    except (zipfile.BadZipFile, KeyError, RuntimeError, NotImplementedError, EOFError) as error:
+    except (zipfile.BadZipFile, LookupError, RuntimeError, UnicodeError, EOFError) as error:
         raise UnreadableFileError(f"{block.file}: entry {block.entry!r}: {error}") from error
     except Exception as error:  # zlib.error and its like have no common base
         if type(error).__module__ not in {"zlib", "_bz2", "_lzma", "lzma"}:

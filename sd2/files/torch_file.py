@@ -19,6 +19,7 @@ from ..errors import UnreadableFileError, UnsafeFileError, and_more
 from .limits import MAX_DEPTH, MAX_LOADED_BYTES, MAX_PICKLE_BYTES, MAX_REPEATED_BYTES
 from .tensor_storage import Block, TensorLocation, itemsize, read_tensors
 from .unpickler import DamagedPickleError, OpaqueObject, SafeUnpickler, StorageRef, TensorRef
+from .zip_directory import check_zip_directory
 
 # The first object of the stream format (torch/serialization.py), pickled with protocol 2.
 LEGACY_START = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
@@ -96,6 +97,8 @@ def open_pickle(path: Path) -> PickledFile:
 
 def _open_zip(path: Path) -> PickledFile:
     try:
+        with path.open("rb") as file:
+            check_zip_directory(path, file)
         with zipfile.ZipFile(path) as archive:
             entries = {entry.filename: entry for entry in archive.infolist()}
             pickles = [name for name in entries if name.split("/", 1)[-1] == "data.pkl"]
