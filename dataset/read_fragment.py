@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from ..sd2.files.limits import MAX_FREE_ROWS
 from .fragments import EmptyFragment, Fragment, RowsFragment, TextsFragment, open_parquet
 from .inputs.captions import Caption, CaptionsError, ReadOptions
 from .inputs.columns import Row, RowReader
@@ -156,10 +155,6 @@ class _ParquetFile:
     def __init__(self, folder: Folder, name: str, options: ReadOptions) -> None:
         self.name = name
         self._file = open_parquet(folder, name)
-        count = self._file.metadata.num_rows
-        info = folder.info(name)
-        if info is not None and count > MAX_FREE_ROWS + 8 * info.size:
-            raise CaptionsError(f"{name}: {count:,} rows in {info.size:,} bytes.")
         names = self._file.schema_arrow.names
         if len(set(names)) < len(names):
             raise CaptionsError(f"{name}: two columns have the same name: {', '.join(names)}.")
@@ -179,7 +174,7 @@ class _ParquetFile:
                 try:
                     group = self._row_group(index)
                     found += map(Row, group.slice(begin, end - begin).to_pylist())
-                except (ArrowException, OSError, UnicodeDecodeError) as error:
+                except (ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
                     raise CaptionsError(f"{self.name} cannot be read: {error}") from error
             start += size
         return found

@@ -13,7 +13,6 @@ import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, BinaryIO, cast
 
-from ...sd2.files.bounded_json import parse_json
 from ...sd2.files.limits import MAX_FREE_ROWS, MAX_ROW_BYTES, MAX_TAR_HEADER_BYTES
 from .captions import CaptionsError, ReadOptions
 from .columns import CAPTION_COLUMNS, Row
@@ -34,7 +33,6 @@ LINES = ("txt", "jsonl")
 """Kinds with a row a line."""
 
 BUFFER = 1 << 20
-_SMALL_ROW = 1 << 20
 _ROWS_AT_A_TIME = 10_000
 BOM = b"\xef\xbb\xbf"
 
@@ -114,7 +112,7 @@ def _json_lines(stream: BinaryIO, name: str) -> Iterator[Row]:
             continue
         where = f"{name}, line {number}"
         try:
-            value = _parse_row(line.removeprefix(BOM))
+            value = json.loads(line.removeprefix(BOM))
         except UnicodeDecodeError:
             raise
         except (ValueError, RecursionError) as error:
@@ -134,11 +132,6 @@ def _lines(stream: BinaryIO, name: str) -> Iterator[bytes]:
 
 def _too_long(where: str) -> CaptionsError:
     return CaptionsError(f"{where}: longer than {MAX_ROW_BYTES:,} bytes, the limit of a row.")
-
-
-def _parse_row(data: bytes) -> Any:
-    """Parse the JSON of a row. Small ones need no count of what they may cost."""
-    return json.loads(data) if len(data) < _SMALL_ROW else parse_json(data)
 
 
 def _json_row(value: Any, where: str, key: str | None = None) -> Row:
@@ -305,8 +298,9 @@ def _arrow_rows(stream: BinaryIO, name: str) -> Iterator[Row]:
             batch.validate(full=True)  # else offsets may lead outside of the memory that was read
             for start in range(0, batch.num_rows, _ROWS_AT_A_TIME):
                 yield from map(Row, batch.slice(start, _ROWS_AT_A_TIME).to_pylist())
-    except (pyarrow.ArrowException, OSError) as error:
-        raise CaptionsError(f"{name} cannot be read as Arrow: {error}") from error
+    except (pyarrow.ArrowException, OSError, MemoryError) as error:  # a length may say anything
+        reason = str(error) or type(error).__name__
+        raise CaptionsError(f"{name} cannot be read as Arrow: {reason}") from error
 
 
 _EXTENDED_HEADERS = (
@@ -355,7 +349,7 @@ def _tar_row(key: str, members: Mapping[str, bytes], name: str) -> Row:
     values: dict[str, Any] = {}
     if "json" in members:
         try:
-            values = _parse_row(members["json"])
+            values = json.loads(members["json"])
         except (ValueError, RecursionError) as error:
             raise CaptionsError(f"{where}.json: not JSON ({error}).") from error
         if not isinstance(values, dict):

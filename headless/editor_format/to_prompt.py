@@ -89,7 +89,10 @@ class _Converter:
         self.steps = 0
         self.random = Random()
         self.values: dict[UiNode, dict[str, Any]] = {}
-        self.resolved: dict[tuple[Scope, str, int, str], Link | Value | _Pushed | None] = {}
+        self.resolved: dict[tuple[Scope, str, int], Link | Value | _Pushed | None] = {}
+        """What an output leads to, whatever type is wanted."""
+        self.resolved_by_type: dict[tuple[Scope, str, int, str], Link | Value | _Pushed | None] = {}
+        """The same where a bypassed node chooses an input by the type."""
 
     def _note(self, text: str) -> None:
         if len(self.notes) < MAX_NOTES:
@@ -206,12 +209,16 @@ class _Converter:
         wanted = entry.type
         path: list[tuple[Scope, str, int, str]] = []
         seen = set()
+        by_type = False
         found: Link | Value | _Pushed | None = None
         while link is not None:
             self._count(1)
             key = (scope, link.origin_id, link.origin_slot, wanted)
-            if key in self.resolved:
-                found = self.resolved[key]
+            if key[:3] in self.resolved:
+                found = self.resolved[key[:3]]
+                break
+            if key in self.resolved_by_type:
+                found, by_type = self.resolved_by_type[key], True
                 break
             if key in seen:
                 raise WorkflowError(
@@ -225,8 +232,13 @@ class _Converter:
                 found = step
                 break
             scope, link, wanted = step
-        for key in path:
-            self.resolved[key] = found
+        for key in reversed(path):
+            origin = key[0].graph.nodes.get(key[1])
+            by_type = by_type or (origin is not None and origin.mode == BYPASSED)
+            if by_type:
+                self.resolved_by_type[key] = found
+            else:
+                self.resolved[key[:3]] = found
         if not isinstance(found, _Pushed):
             return found
         if found.scope is start:

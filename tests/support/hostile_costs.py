@@ -701,6 +701,40 @@ CAPTIONS: dict[str, tuple[str, Callable[[int], bytes]]] = {
 }
 
 
+WORST = {
+    ("safetensors", "a long name with dots"),
+    ("safetensors", "many tensors of the same data"),
+    ("safetensors", "empty lists in metadata"),
+    ("conditioning", "a deep record"),
+    ("conditioning", "options of empty lists"),
+    ("LoRA", "modules of the same data"),
+    ("pickle", "the state of a module"),
+    ("pickle", "lists"),
+    ("zip", "entries of one member"),
+    ("PNG", "chunks"),
+    ("PNG", "a bomb of lists"),
+    ("textual inversion", "a picture of tensors"),
+    ("textual inversion", "a picture of lists"),
+    ("workflow", "many inputs"),
+    ("workflow", "reroutes"),
+    ("workflow", "a bypassed node"),
+    ("workflow", "senders"),
+    ("workflow", "sent links"),
+    ("workflow", "outputs that fail"),
+    ("workflow", "nested subgraphs"),
+    ("YAML", "anchors"),
+    ("YAML", "merges"),
+    ("ComfyUI prompt", "nested weights"),
+    ("A1111 prompt", "open edits"),
+    ("captions", "a bomb of a row"),
+    ("captions", "a bomb of a field"),
+    ("captions", "a bomb of a header"),
+    ("captions", "headers of headers"),
+    ("captions", "nulls"),
+}
+"""Parser and name of those that are measured in every run of the tests."""
+
+
 def kinds() -> list[Kind]:
     """All kinds, by parser."""
     found = [
