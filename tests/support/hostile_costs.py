@@ -649,8 +649,8 @@ def pax_header() -> bytes:
 
 
 def bomb(make: Callable[[int], bytes]) -> Callable[[int], bytes]:
-    """Compressed: of a thousand times the size."""
-    return lambda size: gzip.compress(make(min(size * 1_000, 800 << 20)), 1, mtime=0)
+    """Compressed: of hundreds of times the size."""
+    return lambda size: gzip.compress(make(min(size * 400, 64 << 20)), 1, mtime=0)
 
 
 def null_batches(size: int) -> bytes:
@@ -725,7 +725,7 @@ WORST = {
     ("YAML", "anchors"),
     ("YAML", "merges"),
     ("ComfyUI prompt", "nested weights"),
-    ("A1111 prompt", "open edits"),
+    ("A1111 prompt", "AND"),
     ("captions", "a bomb of a row"),
     ("captions", "a bomb of a field"),
     ("captions", "a bomb of a header"),
