@@ -79,6 +79,7 @@ def read_model(path: Path) -> None:
     attempt(lambda: is_conditioning_file(path))
     if path.suffix == ".safetensors":
         attempt(lambda: load_conditioning(path))
+        attempt(lambda: read_workflow(path))
 
 
 @cache

@@ -82,6 +82,10 @@ LORA = b"lora_te_text_model_encoder_layers_0_self_attn_q_proj"
 ENTRY = b'{"dtype":"F32","shape":[#,8],"data_offsets":[0,$]}'
 
 SAFETENSORS = {
+    "a prompt of lists": metadata("prompt", lambda n: repeated(b"[", b"[],", b"[]]", n)),
+    "a workflow of nodes": metadata(
+        "workflow", lambda n: numbered(b'{"nodes":[', b'{"id":%,"type":"x"},', b"{}]}", n)
+    ),
     "empty lists in metadata": lambda n: header(
         repeated(b'{"__metadata__":{"a":[', b"[],", b"[]]}}", n)
     ),
