@@ -11,7 +11,7 @@ IN_PARALLEL := OMP_NUM_THREADS=1 $(PYTEST) -n 2
 # What needs a browser, a heavy peer or an hour has commands of its own.
 ELSEWHERE := not browser and not oracle and not nightly
 
-.PHONY: help demo test test-fast test-oracles test-transformers4 test-comfyui test-engines hostile nightly lint format bench clean
+.PHONY: help demo test test-fast test-oracles test-transformers4 test-comfyui test-engines hostile fuzz audit nightly lint format bench clean
 
 help: ## List the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' Makefile | column -t -s '|'
@@ -43,8 +43,24 @@ test-transformers4: .venv/transformers4/ready ## Load what we write for transfor
 test-engines: .venv/engines/ready ## Encode data sets on Ray, on an S3 server, and for other programs' readers
 	.venv/engines/bin/python -m pytest tests/dataset/test_ray_engine.py tests/dataset/test_object_store.py tests/dataset/formats
 
-hostile: .venv/test/ready ## Attack every parser, route and writer
-	$(PYTEST) tests/hostile tests/editor/test_hostile_requests.py tests/editor/test_openapi.py
+hostile: .venv/test/ready ## Attack every parser, route and writer, and print what it cost
+	$(PYTEST) tests/hostile tests/fuzz tests/headless/test_random_graphs.py \
+		tests/editor/test_hostile_requests.py tests/editor/test_openapi.py
+	.venv/test/bin/python tests/hostile/cost_table.py
+
+# New inputs are kept in build/fuzz; TARGETS chooses parsers.
+SECONDS ?= 60
+TARGETS ?= $(notdir $(wildcard tests/fuzz/seeds/*))
+fuzz: .venv/fuzz/ready ## Fuzz each parser, guided by coverage, for SECONDS each
+	for target in $(TARGETS); do \
+		mkdir -p "build/fuzz/$$target" && .venv/fuzz/bin/python tests/fuzz/fuzz.py "$$target" \
+			"build/fuzz/$$target" "tests/fuzz/seeds/$$target" -max_total_time=$(SECONDS) -timeout=20 \
+			-rss_limit_mb=3000 -max_len=20000 -artifact_prefix="build/fuzz/$$target-" || exit 1; \
+	done
+
+audit: .venv/test/ready ## Look for known vulnerabilities in what we depend on (needs the network)
+	.venv/test/bin/python $(PIP) pip-audit
+	.venv/test/bin/python -m pip_audit --skip-editable
 
 nightly: .venv/test/ready .venv/engines/ready ## Run all that is too long for .ci/run
 	.ci/run
@@ -78,6 +94,12 @@ bench: .venv/test/ready ## Measure (COMFYUI_DIR and COMFYUI_PYTHON: beside Comfy
 	$(PYTHON) -m venv .venv/engines
 	.venv/engines/bin/python $(PIP) "pip>=25.1" "$(TORCH)"
 	.venv/engines/bin/python $(PIP) --group test --group engines --editable ".[editor,dataset]"
+	touch $@
+
+.venv/fuzz/ready: pyproject.toml
+	$(PYTHON) -m venv .venv/fuzz
+	.venv/fuzz/bin/python $(PIP) "pip>=25.1" "$(TORCH)"
+	.venv/fuzz/bin/python $(PIP) --group fuzz --editable ".[editor,dataset]"
 	touch $@
 
 .venv/test/ready: pyproject.toml

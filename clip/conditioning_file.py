@@ -28,6 +28,7 @@ import torch
 from ..sd2.config import CONTEXT_WIDTHS, SD2_CONFIG
 from ..sd2.errors import SD2ClipError, UnreadableFileError, and_more
 from ..sd2.files.atomic_write import save_tensors, write_safetensors
+from ..sd2.files.bounded_json import parse_json
 from ..sd2.files.file_kinds import (
     CONDITIONING_FORMAT,
     CONDITIONING_KEY,
@@ -240,7 +241,7 @@ def _from_core(
             f"Diffusion 2.x is {SD2_CONFIG.hidden_size} wide. Use it with its own model, or encode "
             "the text with Encode SD2 Text."
         )
-    options: dict[str, Any] = dict(json.loads(metadata.get(CORE_OPTIONS_KEY, "{}")).items())
+    options: dict[str, Any] = dict(parse_json(metadata.get(CORE_OPTIONS_KEY, "{}")).items())
     lists: dict[str, dict[int, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         stem, _, index = name.rpartition(".")

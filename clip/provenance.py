@@ -106,7 +106,7 @@ def record_as_json(record: Any) -> Any:
     """Return the JSON object of a record's text; anything else unchanged."""
     try:
         value = json.loads(record)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return record
     return value if isinstance(value, dict) else record
 

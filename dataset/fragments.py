@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..sd2.files.limits import MAX_FREE_ROWS
 from .inputs.captions import CaptionsError, ReadOptions
 from .inputs.rows import BOM, LINES, NEEDS_PYARROW, buffered, decompressed, kind_of, rows
 from .storage import FileInfo, Folder
@@ -145,12 +146,23 @@ def read_table(folder: Folder, file: FileInfo, size: int, options: ReadOptions) 
 
 
 def open_parquet(folder: Folder, name: str) -> Any:
-    """Open a parquet file. Raises ``CaptionsError`` if it is damaged or pyarrow is missing."""
+    """Open a parquet file. Raises ``CaptionsError`` if it is damaged or pyarrow is missing.
+
+    A row group is allocated for as many rows as it states, before any of them is read.
+    """
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
         raise CaptionsError(f"{name}: reading parquet needs pyarrow. {NEEDS_PYARROW}") from error
     try:
-        return parquet.ParquetFile(folder.path_or_file(name))
-    except (ArrowException, OSError) as error:
+        file = parquet.ParquetFile(folder.path_or_file(name))
+    except (ArrowException, OSError, MemoryError) as error:
         raise CaptionsError(f"{name} cannot be read as parquet: {error}") from error
+    groups = range(file.metadata.num_row_groups)
+    counts = [file.metadata.row_group(index).num_rows for index in groups]
+    info = folder.info(name)
+    size = 0 if info is None else info.size
+    if min(counts, default=0) < 0 or sum(counts) > MAX_FREE_ROWS + 8 * size:
+        file.close()
+        raise CaptionsError(f"{name}: groups of {max(counts):,} rows in {size:,} bytes.")
+    return file

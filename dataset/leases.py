@@ -61,7 +61,7 @@ def _take(out: Folder, name: str) -> bool:
     try:
         lease = json.loads(out.read(path))
         held = time.time() - lease["time"] < LEASE_SECONDS and not process_ended(lease["process"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         held = False
     if held:
         return False

@@ -205,7 +205,7 @@ def read_manifest(out: Folder) -> Manifest:
             empty=found["empty"],
             left_out=found["left_out"],
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise IncompleteError(
             f"{out.url} contains no complete set of encoded captions ({error!r}). Run sd2-clip "
             f"encode CAPTIONS {out.url} again with the same options; it does what is missing."

@@ -94,7 +94,7 @@ def read_plan(out: Folder) -> Plan | None:
             threads=int(found["threads"]),
             left_out=dict(found["left_out"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise OutFolderError(
             f"{out.path(PLAN)} is not a plan of encoded captions ({error!r}). Choose a new or "
             "empty folder."

@@ -173,9 +173,9 @@ class _ParquetFile:
             if begin < end:
                 try:
                     group = self._row_group(index)
-                except (ArrowException, OSError) as error:
+                    found += map(Row, group.slice(begin, end - begin).to_pylist())
+                except (ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
                     raise CaptionsError(f"{self.name} cannot be read: {error}") from error
-                found += map(Row, group.slice(begin, end - begin).to_pylist())
             start += size
         return found
 

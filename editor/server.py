@@ -134,10 +134,20 @@ def create_app(editor: Editor, *, bound_to: str = "127.0.0.1") -> web.Applicatio
 def serve(editor: Editor, *, host: str, port: int, on_ready: Callable[[str], None]) -> None:
     """Serve until interrupted. *on_ready* is called with the URL; port 0 chooses a free port.
 
-    Raises ``EditorError`` if the port is in use.
+    Raises ``EditorError`` if the port is in use, or the user's folder is a file.
     """
+    _check_folder(editor.user)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_serve(editor, host, port, on_ready))
+
+
+def _check_folder(path: Path) -> None:
+    try:
+        is_other = path.exists() and not path.is_dir()
+    except OSError as error:  # a name that is too long
+        raise EditorError(f"{path} cannot be the user's folder: {error.strerror}") from error
+    if is_other:
+        raise EditorError(f"{path} is not a folder. Choose another for --user.")
 
 
 async def _serve(editor: Editor, host: str, port: int, on_ready: Callable[[str], None]) -> None:
@@ -146,8 +156,8 @@ async def _serve(editor: Editor, host: str, port: int, on_ready: Callable[[str],
     try:
         try:
             await web.TCPSite(runner, host, port).start()
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
+        except (OSError, OverflowError, UnicodeError) as error:  # also no port, and no host name
+            if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
                 raise EditorError(
                     f"Port {port} is in use (by ComfyUI, or another editor?). "
                     "Stop that program, or choose another port: --port 8189"

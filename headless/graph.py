@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..sd2.files.limits import MAX_NODE_NAME
 from .workflow_errors import WorkflowError
 
 
@@ -89,6 +90,7 @@ def _parse_node(node_id: str, node: Any) -> Node:
             f"node {node_id}: expected an object with 'class_type' and 'inputs', "
             f"found {type(node).__name__}"
         )
+    check_name(node_id, node_id)
     inputs = node.get("inputs", {})
     if not isinstance(inputs, Mapping):
         raise WorkflowError(
@@ -97,6 +99,8 @@ def _parse_node(node_id: str, node: Any) -> Node:
     class_type = node.get("class_type")
     if class_type is not None and not isinstance(class_type, str):
         raise WorkflowError(f"node {node_id}: 'class_type' must be a string, found {class_type!r}")
+    for name in (class_type or "", *inputs):
+        check_name(node_id, name)
     meta = node.get("_meta")
     title = meta.get("title") if isinstance(meta, Mapping) else None
     return Node(
@@ -105,6 +109,15 @@ def _parse_node(node_id: str, node: Any) -> Node:
         inputs={name: parse_input(received) for name, received in inputs.items()},
         title=title if isinstance(title, str) and title else None,
     )
+
+
+def check_name(node_id: str, name: str) -> None:
+    """Raise WorkflowError if the name of a node, a class or an input is too long to be quoted."""
+    if len(name) > MAX_NODE_NAME:
+        raise WorkflowError(
+            f"node {node_id[:100]}: {name[:100]!r}… is a name of {len(name):,} characters; at most "
+            f"{MAX_NODE_NAME:,} are read"
+        )
 
 
 def parse_input(received: Any) -> Input:

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
 
+from ..sd2.files.limits import MAX_NODE_NAME
 from .graph import Link, Node, Value
 from .workflow_errors import NodeContractError
 
@@ -138,7 +139,8 @@ class NodeClass:
         ]
         if not surplus:
             return node, surplus
-        kept = {name: node.inputs[name] for name in node.inputs if name not in surplus}
+        dropped = set(surplus)
+        kept = {name: node.inputs[name] for name in node.inputs if name not in dropped}
         return Node(node.id, node.class_type, kept, node.title), surplus
 
     def hidden_arguments(self, values: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -236,6 +238,6 @@ class NodeClasses:
     def title(self, node: Node) -> str:
         """Return the name that a person sees: the node's title, its class's, or the class name."""
         if node.title:
-            return node.title
+            return node.title[:MAX_NODE_NAME]
         cls = self.raw(node.class_type)
         return getattr(cls, "TITLE", None) or node.class_type or "no class_type"

@@ -15,9 +15,12 @@ _UNSAFE = re.compile(
 
 def plain_text(text: str, limit: int | None = MAX_MESSAGE) -> str:
     """Return *text* with what a terminal would obey as escapes, and no longer than *limit*."""
+    length = len(text)
+    if limit is not None:
+        text = text[: limit + 1]  # what is cut off need not be escaped
     text = _UNSAFE.sub(lambda found: ascii(found.group())[1:-1], text)
     if limit is not None and len(text) > limit:
-        end = f" … ({len(text):,} characters)"
+        end = f" … ({length:,} characters)"
         text = text[: limit - len(end)] + end
     return text
 

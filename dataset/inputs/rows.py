@@ -8,12 +8,12 @@ import gzip
 import io
 import json
 import posixpath
-import sys
 import tarfile
+import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
-from itertools import chain
 from typing import Any, BinaryIO, cast
 
+from ...sd2.files.limits import MAX_FREE_ROWS, MAX_ROW_BYTES, MAX_TAR_HEADER_BYTES
 from .captions import CaptionsError, ReadOptions
 from .columns import CAPTION_COLUMNS, Row
 
@@ -33,6 +33,7 @@ LINES = ("txt", "jsonl")
 """Kinds with a row a line."""
 
 BUFFER = 1 << 20
+_ROWS_AT_A_TIME = 10_000
 BOM = b"\xef\xbb\xbf"
 
 NEEDS_PYARROW = 'Install it: pip install "sd2-clip[dataset]", or pip install pyarrow'
@@ -86,7 +87,7 @@ def rows(
         yield from readers[kind]()
     except UnicodeDecodeError as error:
         raise CaptionsError(f"{name} is not UTF-8 text ({error}). Save it as UTF-8.") from error
-    except (OSError, EOFError, csv.Error, tarfile.TarError) as error:
+    except (OSError, EOFError, csv.Error, tarfile.TarError, zlib.error, RecursionError) as error:
         raise CaptionsError(f"{name} cannot be read: {error}") from error
 
 
@@ -98,7 +99,7 @@ def buffered(stream: BinaryIO) -> BinaryIO:
 
 
 def _text_lines(stream: BinaryIO, name: str, *, at_start: bool) -> Iterator[Row]:
-    for number, line in enumerate(stream):
+    for number, line in enumerate(_lines(stream, name)):
         data = line.rstrip(b"\r\n")
         if number == 0 and at_start:
             data = data.removeprefix(BOM)
@@ -106,7 +107,7 @@ def _text_lines(stream: BinaryIO, name: str, *, at_start: bool) -> Iterator[Row]
 
 
 def _json_lines(stream: BinaryIO, name: str) -> Iterator[Row]:
-    for number, line in enumerate(stream, 1):
+    for number, line in enumerate(_lines(stream, name), 1):
         if not line.strip():
             continue
         where = f"{name}, line {number}"
@@ -117,6 +118,20 @@ def _json_lines(stream: BinaryIO, name: str) -> Iterator[Row]:
         except (ValueError, RecursionError) as error:
             raise CaptionsError(f"{where}: not JSON ({error}).") from error
         yield _json_row(value, where)
+
+
+def _lines(stream: BinaryIO, name: str) -> Iterator[bytes]:
+    """Iterate over lines, none of which fills the memory."""
+    number = 0
+    while line := stream.readline(MAX_ROW_BYTES + 1):
+        number += 1
+        if len(line) > MAX_ROW_BYTES:
+            raise _too_long(f"{name}, line {number}")
+        yield line
+
+
+def _too_long(where: str) -> CaptionsError:
+    return CaptionsError(f"{where}: longer than {MAX_ROW_BYTES:,} bytes, the limit of a row.")
 
 
 def _json_row(value: Any, where: str, key: str | None = None) -> Row:
@@ -206,6 +221,8 @@ class _JsonText:
             try:
                 value, end = self._decode(self._text, self._position)
             except (ValueError, RecursionError) as error:
+                if len(self._text) - self._position > MAX_ROW_BYTES:
+                    raise _too_long(self._name) from None
                 if isinstance(error, RecursionError) or not self._more():
                     raise CaptionsError(f"{self._name}: not JSON ({error}).") from error
                 continue
@@ -216,7 +233,7 @@ class _JsonText:
 
 
 def _csv_rows(stream: BinaryIO, name: str, delimiter: str, options: ReadOptions) -> Iterator[Row]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # captions may be long
+    csv.field_size_limit(MAX_ROW_BYTES)  # captions may be long
     with _text(stream) as text:
         yield from _csv_fields(text, name, delimiter, options)
 
@@ -224,14 +241,26 @@ def _csv_rows(stream: BinaryIO, name: str, delimiter: str, options: ReadOptions)
 def _csv_fields(
     text: io.TextIOWrapper, name: str, delimiter: str, options: ReadOptions
 ) -> Iterator[Row]:
-    first = text.readline()
+    first = text.readline(MAX_ROW_BYTES + 1)
     if delimiter == "," and "," not in first and ";" in first:
         delimiter = ";"
 
-    lines = chain([first], text) if first else iter(())
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    size = 0  # of the row so far: quoted fields may have many lines
+
+    def lines() -> Iterator[str]:
+        nonlocal size
+        line = first
+        while line:
+            size += len(line)
+            if size > MAX_ROW_BYTES:
+                raise _too_long(f"{name}, line {reader.line_num + 1}")
+            yield line
+            line = text.readline(MAX_ROW_BYTES + 1)
+
+    reader = csv.reader(lines(), delimiter=delimiter, strict=True)
     names: list[str] | None = None
     for fields in reader:
+        size = 0
         where = f"{name}, line {reader.line_num}"
         if not fields:
             continue
@@ -264,16 +293,38 @@ def _arrow_rows(stream: BinaryIO, name: str) -> Iterator[Row]:
             file = pyarrow.ipc.open_file(stream)
             batches = (file.get_batch(index) for index in range(file.num_record_batches))
         for batch in batches:
-            yield from map(Row, batch.to_pylist())
-    except (pyarrow.ArrowException, OSError) as error:
-        raise CaptionsError(f"{name} cannot be read as Arrow: {error}") from error
+            if batch.num_rows > MAX_FREE_ROWS + 8 * batch.nbytes:
+                raise CaptionsError(f"{name}: {batch.num_rows:,} rows in {batch.nbytes:,} bytes.")
+            batch.validate(full=True)  # else offsets may lead outside of the memory that was read
+            for start in range(0, batch.num_rows, _ROWS_AT_A_TIME):
+                yield from map(Row, batch.slice(start, _ROWS_AT_A_TIME).to_pylist())
+    except (pyarrow.ArrowException, OSError, MemoryError) as error:  # a length may say anything
+        reason = str(error) or type(error).__name__
+        raise CaptionsError(f"{name} cannot be read as Arrow: {reason}") from error
+
+
+_EXTENDED_HEADERS = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
+
+
+class _TarInfo(tarfile.TarInfo):
+    """The header of a file in a tar; extended ones, which are read whole, are bounded."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _TarInfo:
+        found = super().frombuf(buf, encoding, errors)
+        if found.type in _EXTENDED_HEADERS and found.size > MAX_TAR_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {found.size:,} bytes")
+        return found
 
 
 def _tar_rows(stream: BinaryIO, name: str) -> Iterator[Row]:
     """Rows of a webdataset tar: files with the same name up to its first dot are one row."""
     key: str | None = None
     members: dict[str, bytes] = {}
-    with tarfile.open(fileobj=stream, mode="r|") as tar:
+    with tarfile.open(fileobj=stream, mode="r|", tarinfo=_TarInfo) as tar:
         for member in tar:
             if not member.isfile():
                 continue
@@ -285,6 +336,8 @@ def _tar_rows(stream: BinaryIO, name: str) -> Iterator[Row]:
                     yield _tar_row(key, members, name)
                 key, members = this, {}
             if extension.lower() in ("txt", "caption", "json"):
+                if member.size > MAX_ROW_BYTES:
+                    raise _too_long(f"{name}, {member.name}")
                 file = tar.extractfile(member)
                 members[extension.lower()] = file.read() if file is not None else b""
     if key is not None:

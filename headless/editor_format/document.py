@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from ...sd2.files.limits import MAX_NODE_NAME
+from ..graph import check_name
 from ..workflow_errors import WorkflowError
 
 INPUT_NODE = "-10"
@@ -64,7 +66,7 @@ class UiNode:
 
     @property
     def label(self) -> str:
-        return f"node {self.id} ({self.title or self.type})"
+        return f"node {self.id} ({(self.title or self.type)[:MAX_NODE_NAME]})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,12 +164,15 @@ def _read_graph(graph: Mapping[str, Any]) -> UiGraph:
 def _read_node(raw: Any) -> UiNode:
     if not isinstance(raw, Mapping) or "id" not in raw or not isinstance(raw.get("type"), str):
         raise WorkflowError(f"a node has no id or no type: {str(raw)[:100]}")
+    node_id = str(raw["id"])
+    check_name(node_id, node_id)
+    check_name(node_id, raw["type"])
     values = raw.get("widgets_values")
     named = raw.get("widgets_values_named")
     title = raw.get("title")
     mode = raw.get("mode")
     return UiNode(
-        id=str(raw["id"]),
+        id=node_id,
         type=raw["type"],
         title=title if isinstance(title, str) and title else None,
         mode=mode if isinstance(mode, int) else 0,

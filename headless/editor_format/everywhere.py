@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from .document import BYPASSED, MUTED, OUTPUT_NODE, UiDocument, UiGraph, UiLink, UiNode
+from .document import BYPASSED, MUTED, OUTPUT_NODE, UiDocument, UiGraph, UiInput, UiLink, UiNode
 
 SENDERS = frozenset(
     {"Anything Everywhere", "Anything Everywhere3", "Anything Everywhere?", "Prompts Everywhere"}
@@ -44,6 +44,7 @@ def _connect(graph: UiGraph) -> UiGraph:
     if graph.sent_links is None:
         sent = _send_by_type(graph, notes)
     nodes, links, outputs = dict(graph.nodes), dict(graph.links), list(graph.output_links)
+    changed: dict[str, list[UiInput]] = {}
     for number, link in enumerate(sent):
         link_id = f"sent:{number}"
         if link.target_id == OUTPUT_NODE:
@@ -54,13 +55,16 @@ def _connect(graph: UiGraph) -> UiGraph:
         node = nodes.get(link.target_id)
         if node is None or not 0 <= link.target_slot < len(node.inputs):
             continue
-        entry = node.inputs[link.target_slot]
+        if node.id not in changed:
+            changed[node.id] = list(node.inputs)
+        inputs = changed[node.id]
+        entry = inputs[link.target_slot]
         if entry.link in links:  # drawn, and so it counts
             continue
-        inputs = list(node.inputs)
         inputs[link.target_slot] = replace(entry, link=link_id)
-        nodes[node.id] = replace(node, inputs=tuple(inputs))
         links[link_id] = link
+    for node_id, inputs in changed.items():
+        nodes[node_id] = replace(nodes[node_id], inputs=tuple(inputs))
     return replace(
         graph, nodes=nodes, links=links, output_links=tuple(outputs), notes=(*graph.notes, *notes)
     )
@@ -81,16 +85,19 @@ def _send_by_type(graph: UiGraph, notes: list[str]) -> Iterable[UiLink]:
             if origin is not None and 0 <= link.origin_slot < len(origin.output_types):
                 type = origin.output_types[link.origin_slot]
             sources.setdefault(type, []).append(link)
+    free: dict[str, list[tuple[str, int]]] = {}
+    for node in graph.nodes.values() if sources else ():
+        if node.type not in SENDERS:
+            for slot, entry in enumerate(node.inputs):
+                if entry.link is None and entry.widget is None:
+                    free.setdefault(entry.type, []).append((node.id, slot))
     for type, links in sources.items():
         if len(links) > 1:
             notes.append(f"{len(links)} senders of {type} are in this workflow; {_REMEDY}")
             continue
-        for node in graph.nodes.values():
-            if node.type in SENDERS or node.id == links[0].origin_id:
-                continue
-            for slot, entry in enumerate(node.inputs):
-                if entry.type == type and entry.link is None and entry.widget is None:
-                    yield UiLink(links[0].origin_id, links[0].origin_slot, node.id, slot)
+        for node_id, slot in free.get(type, ()):
+            if node_id != links[0].origin_id:
+                yield UiLink(links[0].origin_id, links[0].origin_slot, node_id, slot)
 
 
 def _is_restricted(node: UiNode) -> bool:

@@ -46,7 +46,10 @@ def open_scopes(document: UiDocument, classes: NodeClasses) -> list[Scope]:
     scopes = [Scope(document.root)]
     count = 0
     for scope in scopes:  # grows while it is walked
-        count += len(scope.graph.nodes)
+        # Each node has an id that begins with the prefix, and each instance values of its own.
+        count += len(scope.graph.nodes) * (1 + len(scope.prefix) // 64)
+        count += len(scope.host_values) // 10
+        count += sum(map(len, scope.inner_values.values())) // 10
         if count > MAX_WORKFLOW_NODES:
             raise WorkflowError(f"its subgraphs unfold into more than {MAX_WORKFLOW_NODES:,} nodes")
         for node in scope.graph.nodes.values():

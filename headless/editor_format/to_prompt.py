@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from ...sd2.errors import OptionError
+from ...sd2.errors import OptionError, plain_text
+from ...sd2.files.limits import MAX_CONVERSION_STEPS, MAX_NODE_NAME, MAX_NOTES
 from ...sd2.syntax.dynamic_prompt import resolve_choices
 from ..graph import Link, Value
 from ..node_class import NodeClasses
@@ -85,9 +86,25 @@ class _Converter:
         self.notes = [
             note for graph in (document.root, *document.subgraphs.values()) for note in graph.notes
         ]
+        self.steps = 0
         self.random = Random()
         self.values: dict[UiNode, dict[str, Any]] = {}
-        self.resolved: dict[tuple[Scope, str, int, str], Link | Value | _Pushed | None] = {}
+        self.resolved: dict[tuple[Scope, str, int], Link | Value | _Pushed | None] = {}
+        """What an output leads to, whatever type is wanted."""
+        self.resolved_by_type: dict[tuple[Scope, str, int, str], Link | Value | _Pushed | None] = {}
+        """The same where a bypassed node chooses an input by the type."""
+
+    def _note(self, text: str) -> None:
+        if len(self.notes) < MAX_NOTES:
+            self.notes.append(plain_text(text))
+
+    def _count(self, steps: int) -> None:
+        """Raise WorkflowError after more steps than any workflow takes."""
+        self.steps += steps
+        if self.steps > MAX_CONVERSION_STEPS:
+            raise WorkflowError(
+                f"to unfold its links and subgraphs takes more than {MAX_CONVERSION_STEPS:,} steps"
+            )
 
     def convert(self) -> dict[str, Any]:
         prompt = {}
@@ -96,7 +113,7 @@ class _Converter:
                 if self._is_emitted(node):
                     prompt[scope.prefix + node.id] = self._emit(scope, node)
                 elif node.type in CONTROLS and node.mode not in (MUTED, BYPASSED):
-                    self.notes.append(f"{node.label}: left out; it does nothing in a run")
+                    self._note(f"{node.label}: left out; it does nothing in a run")
         return prompt
 
     def _is_emitted(self, node: UiNode) -> bool:
@@ -106,6 +123,7 @@ class _Converter:
 
     def _emit(self, scope: Scope, node: UiNode) -> dict[str, Any]:
         values = self._values(node) | scope.inner_values.get(node.id, {})
+        self._count(len(values) + len(node.inputs))
         stated: dict[str, Any] = {}
         for entry in node.inputs:
             source = self._resolve(scope, node, entry)
@@ -131,13 +149,14 @@ class _Converter:
         """Resolve the choices and comments of a text, if its widget is declared so."""
         if not self._is_dynamic_prompt(node, name) or not isinstance(value, str):
             return value
+        self._count(len(value))
         try:
             resolved = resolve_choices(value, self.random)
         except OptionError as error:
             raise WorkflowError(f"{node.label}, input '{name}': {error}") from error
         if resolved != value:
             quoted = json.dumps(resolved, ensure_ascii=False)
-            self.notes.append(
+            self._note(
                 f"{_label(scope, node)}: '{name}' is {quoted} in this run, after its choices were "
                 "drawn and its comments left out"
             )
@@ -145,10 +164,11 @@ class _Converter:
 
     def _note_unresolved(self, scope: Scope, node: UiNode, name: str, value: Any) -> None:
         if self._is_dynamic_prompt(node, name) and isinstance(value, str):
+            self._count(len(value))
             with suppress(OptionError):
                 if resolve_choices(value, self.random) == value:
                     return
-            self.notes.append(
+            self._note(
                 f"{_label(scope, node)}: the choices and comments of '{name}' are kept, as the "
                 "editor does for a widget of a subgraph"
             )
@@ -166,14 +186,14 @@ class _Converter:
         if node.type in self.classes:
             values, surplus = widget_values(node, self.classes[node.type])
             if surplus > 0:
-                self.notes.append(
+                self._note(
                     f"{node.label}: {surplus} saved widget values have no widget in this version "
                     "of the class; ignored"
                 )
             return values
         group = node.type.removeprefix("workflow>").removeprefix("workflow/")
         if group != node.type and group in self.document.group_nodes:
-            self.notes.append(
+            self._note(
                 f"{node.label}: group nodes are not supported; open the workflow in the editor "
                 "and convert it to a subgraph"
             )
@@ -189,11 +209,16 @@ class _Converter:
         wanted = entry.type
         path: list[tuple[Scope, str, int, str]] = []
         seen = set()
+        by_type = False
         found: Link | Value | _Pushed | None = None
         while link is not None:
+            self._count(1)
             key = (scope, link.origin_id, link.origin_slot, wanted)
-            if key in self.resolved:
-                found = self.resolved[key]
+            if key[:3] in self.resolved:
+                found = self.resolved[key[:3]]
+                break
+            if key in self.resolved_by_type:
+                found, by_type = self.resolved_by_type[key], True
                 break
             if key in seen:
                 raise WorkflowError(
@@ -207,13 +232,18 @@ class _Converter:
                 found = step
                 break
             scope, link, wanted = step
-        for key in path:
-            self.resolved[key] = found
+        for key in reversed(path):
+            origin = key[0].graph.nodes.get(key[1])
+            by_type = by_type or (origin is not None and origin.mode == BYPASSED)
+            if by_type:
+                self.resolved_by_type[key] = found
+            else:
+                self.resolved[key[:3]] = found
         if not isinstance(found, _Pushed):
             return found
         if found.scope is start:
             return found
-        self.notes.append(
+        self._note(
             f"{_label(start, node)}: input '{entry.name}' keeps its own value; {found.label} does "
             "not reach into the subgraph, as in the editor"
         )
@@ -227,7 +257,7 @@ class _Converter:
             return self._leave_subgraph(scope, link.origin_slot)
         node = scope.graph.nodes.get(link.origin_id)
         if node is None:
-            self.notes.append(
+            self._note(
                 f"a link comes from node {scope.prefix}{link.origin_id}, which does not exist; "
                 "ignored"
             )
@@ -259,13 +289,12 @@ class _Converter:
         name = getter.source_name or ""
         around: Scope | None = scope
         while around is not None:
+            self._count(1)
             setter = around.graph.setters.get(name)
             if setter is not None and setter.inputs:
                 return around, self._link(around, setter, setter.inputs[0]), wanted
             around = around.parent
-        self.notes.append(
-            f"{getter.label}: no node of this workflow sets the name {name!r}; ignored"
-        )
+        self._note(f"{getter.label}: no node of this workflow sets the name {name!r}; ignored")
         return None
 
     def _leave_subgraph(
@@ -274,9 +303,10 @@ class _Converter:
         assert scope.parent is not None
         assert scope.instance is not None
         if slot >= len(scope.graph.input_names):
-            self.notes.append(f"{scope.instance.label}: its subgraph has no input {slot}; ignored")
+            self._note(f"{scope.instance.label}: its subgraph has no input {slot}; ignored")
             return None
         name = scope.graph.input_names[slot]
+        self._count(len(scope.instance.inputs))
         entry = scope.instance.input(name)
         if entry is not None:
             link = self._link(scope.parent, scope.instance, entry)
@@ -288,6 +318,7 @@ class _Converter:
         """Find the value of a promoted widget: the one that the instance stores, or else the
         inner widget's."""
         while name not in scope.host_values:
+            self._count(1)
             if name not in scope.promoted:
                 return None
             node_id, widget = scope.promoted[name]
@@ -304,7 +335,7 @@ class _Converter:
             return None
         link = scope.graph.links.get(entry.link)
         if link is None:
-            self.notes.append(
+            self._note(
                 f"{node.label}: input '{entry.name}' names link {entry.link}, which does not "
                 "exist; ignored"
             )
@@ -314,6 +345,7 @@ class _Converter:
         """Find the input that a bypassed node passes to an output: the one at the same position if
         its type fits, else the first of exactly that type, else the first that fits."""
         inputs = self._sockets(node)
+        self._count(len(inputs))
         if wanted in ("*", ""):
             return inputs[slot] if slot < len(inputs) else next(iter(inputs), None)
         given = node.output_types[slot] if slot < len(node.output_types) else "*"
@@ -346,7 +378,7 @@ class _Converter:
 
 
 def _label(scope: Scope, node: UiNode) -> str:
-    return f"node {scope.prefix}{node.id} ({node.title or node.type})"
+    return f"node {scope.prefix}{node.id} ({(node.title or node.type)[:MAX_NODE_NAME]})"
 
 
 def _primitive_value(node: UiNode, scope: Scope) -> _Pushed | None:

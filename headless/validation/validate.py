@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ...sd2.errors import plain_text
+from ...sd2.files.limits import MAX_DEPENDENTS
 from ..graph import Graph, Link, Node
 from ..topological import find_cycles, sort_sources_first
 from ..workflow import Workflow
@@ -19,6 +20,9 @@ from .problems import BadNode, InputProblem, NodeProblem, Problem
 
 LONGEST_CYCLE_SHOWN = 20
 """Nodes. Every node of a cycle reports the whole cycle."""
+
+LONGEST_LIST_SHOWN = 100
+"""Nodes of classes that are not installed, and lines of what is wrong with all outputs."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,9 @@ class _Validator:
     def _not_installed(self, *nodes: Node) -> NodeProblem:
         if len(nodes) > 1:
             message = f"{len(nodes)} nodes are of classes that are not installed"
-            details = ", ".join(f"{node.id} ({self._title(node)})" for node in nodes)
+            shown = [f"{node.id} ({self._title(node)})" for node in nodes[:LONGEST_LIST_SHOWN]]
+            more = len(nodes) - len(shown)
+            details = ", ".join(shown) + (f" and {more} more" if more else "")
             return NodeProblem("missing_node_type", message, details, not_installed=nodes)
         (node,) = nodes
         if node.class_type is None:
@@ -134,7 +140,7 @@ class _Validator:
     def _no_output(self, wanted: Collection[str], bad_nodes: Mapping[str, BadNode]) -> NodeProblem:
         if not wanted:
             return NodeProblem("prompt_no_outputs", "Prompt has no outputs")
-        lines = [
+        found = [
             f"{problem.message}: {problem.details}"
             for output in wanted
             for problem in self.problems.get(output, ())
@@ -143,6 +149,7 @@ class _Validator:
             for node_id, bad in bad_nodes.items()
             for problem in bad.problems
         ]
+        lines = found[:LONGEST_LIST_SHOWN]
         return NodeProblem(
             "prompt_outputs_failed_validation", "Prompt outputs failed validation", "\n".join(lines)
         )
@@ -242,8 +249,13 @@ class _Validator:
         dependent: dict[str, list[str]] = {
             node_id: [] for node_id in self.graph if node_id in self.problems
         }
+        walked = 0
         for output in failed_outputs:
-            for node_id in self._needed([output], among=bad):
+            if walked > MAX_DEPENDENTS:  # each of many outputs may depend on each of many nodes
+                break
+            needed = self._needed([output], among=bad)
+            walked += len(needed)
+            for node_id in needed:
                 if node_id in dependent:
                     dependent[node_id].append(output)
         return {

@@ -44,7 +44,8 @@ def refuse_tower(
     if positions == 248:
         return "Long-CLIP, with 248 positions instead of 77"
     if vocabulary == 32000 or positions in (16, 32):
-        return f"CLIPA, with {vocabulary:,} tokens and {positions} positions"
+        tokens = "an unknown number of" if vocabulary is None else f"{vocabulary:,}"
+        return f"CLIPA, with {tokens} tokens and {positions} positions"
     if positions not in (None, config.max_position_embeddings):
         return (
             f"a text encoder for {positions} positions instead of {config.max_position_embeddings}"

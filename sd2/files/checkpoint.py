@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UnreadableFileError, and_more
 from .file_stamp import FileStamp
-from .limits import MAX_ITEMS
+from .limits import MAX_ITEMS, MAX_TENSOR_NAME
 from .resolve import resolve_files
 from .safetensors_header import looks_like_safetensors, read_safetensors_header
 from .tensor_storage import TensorLocation, check_crcs, read_elements, read_tensors
@@ -258,6 +258,11 @@ def _flatten(root: Mapping[Any, Any], path: Path) -> dict[str, TensorRef]:
             if not isinstance(key, str):
                 continue
             if isinstance(value, TensorRef):
+                if len(prefix) + len(key) > MAX_TENSOR_NAME:
+                    raise UnreadableFileError(
+                        f"{path}: a tensor's name has more than {MAX_TENSOR_NAME:,} characters. It "
+                        f"begins with {(prefix + key)[:100]!r}. Choose another file."
+                    )
                 result[prefix + key] = value
             elif isinstance(value, dict) and depth < 3:
                 add(value, f"{prefix}{key}.", depth + 1)

@@ -1,12 +1,12 @@
 """Recognises files of weights and embeddings by suffix, and saved conditioning by its header."""
 
-import json
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ..errors import SD2ClipError
+from .bounded_json import JsonError, parse_json
 
 WEIGHT_SUFFIXES = (".safetensors", ".sft", ".bin", ".pt", ".pth", ".ckpt")
 """Of model files, the safe format first."""
@@ -31,8 +31,8 @@ USE_CONDITIONING_LOADER = (
 def conditioning_record(metadata: Mapping[str, str]) -> dict[str, Any] | None:
     """How a saved conditioning is laid out; None if *metadata* is that of another file."""
     try:
-        record = json.loads(metadata.get(CONDITIONING_KEY, ""))
-    except (ValueError, RecursionError):
+        record = parse_json(metadata.get(CONDITIONING_KEY, ""))
+    except JsonError:
         return None
     is_conditioning = isinstance(record, dict) and record.get("format") == CONDITIONING_FORMAT
     return record if is_conditioning else None

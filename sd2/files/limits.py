@@ -19,8 +19,14 @@ MAX_ITEMS = 200_000
 MAX_DIMENSIONS = 64
 """torch's own limit."""
 
+MAX_STATE_ITEMS = 1_000_000
+"""Parameters that all states of modules set; the same state counts as often as it is used."""
+MAX_TENSOR_NAME = 1_000
+"""Characters of a tensor's name, in every format. The longest of known models have about 150."""
+
 MAX_ZIP_DIRECTORY_BYTES = 8 * MIB
-"""A full SD2 checkpoint has 1,500 members of about 100 bytes; each takes ten times that."""
+"""Of a zip file: 80,000 members. A full SD2 checkpoint has about 1,500; each takes 1 kB of
+memory."""
 
 # Tensors of small files, which are copied.
 MAX_LOADED_BYTES = 1 << 30
@@ -40,6 +46,10 @@ MAX_INDEX_BYTES = 8 * MIB
 MAX_ADAPTER_CONFIG_BYTES = MIB
 """Of PEFT's adapter_config.json."""
 
+# Textual inversions in pictures.
+MAX_EMBEDDING_JSON_BYTES = 8 * MIB
+"""75 vectors as JSON have less than 2 MiB."""
+
 # JSON: workflows, their texts inside other files, settings, what clients send.
 MAX_JSON_BYTES = 32 * MIB
 """A workflow with hundreds of nodes has 1 MiB; its characters take up to four bytes, twice."""
@@ -49,6 +59,23 @@ MAX_JSON_DEPTH = 200
 """Levels of nesting. A workflow has about ten, and three for each subgraph inside another."""
 MAX_WORKFLOW_NODES = 50_000
 """After subgraphs are unfolded; nested subgraphs can double at each level."""
+MAX_CONVERSION_STEPS = 5_000_000
+"""Links followed, inputs searched and characters of texts resolved while a workflow is converted:
+what is in a subgraph counts for each instance. One with hundreds of nodes takes some thousands."""
+MAX_DEPENDENTS = 2_000_000
+"""Nodes walked to list the outputs that depend on nodes that cannot run."""
+MAX_NODE_NAME = 1_000
+"""Characters of a node's id, of its class and of an input: each is quoted for each use."""
+MAX_NOTES = 1_000
+"""About one workflow."""
+
+# Tables of captions, which may be compressed a thousandfold.
+MAX_ROW_BYTES = 8 * MIB
+"""Of a line, a row of JSON or CSV, or a file in a tar."""
+MAX_TAR_HEADER_BYTES = MIB
+"""Of an extended header of a tar, which holds a long name."""
+MAX_FREE_ROWS = 1_000_000
+"""Rows that a table of columns may have beyond one for each bit: columns of one value take none."""
 
 # YAML: configs of checkpoints and extra_model_paths.yaml.
 MAX_YAML_BYTES = MIB

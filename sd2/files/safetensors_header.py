@@ -5,13 +5,14 @@ and so that errors describe the damage.
 """
 
 import json
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from ..errors import UnreadableFileError
 from .file_stamp import FileStamp
-from .limits import MAX_HEADER_BYTES, MAX_HEADER_JSON_BYTES
+from .limits import MAX_HEADER_BYTES, MAX_HEADER_JSON_BYTES, MAX_TENSOR_NAME
 from .tensor_storage import DTYPE_BITS, Block, TensorLocation, contiguous_stride
 
 
@@ -53,11 +54,18 @@ def read_safetensors_header(path: Path) -> tuple[dict[str, TensorLocation], dict
     )
     if end > length:
         raise _truncated(path, end, length)
+    _check_apart(path, locations)
     return locations, {key: str(value) for key, value in metadata.items()}
 
 
 def _location(stamp: FileStamp, data_start: int, name: str, entry: Any) -> TensorLocation:
     path = stamp.path
+    if len(name) > MAX_TENSOR_NAME:
+        raise _damaged(
+            path,
+            f"a tensor's name has {len(name):,} characters, at most {MAX_TENSOR_NAME:,} are"
+            f" read: it begins with {name[:100]!r}",
+        )
     if not _is_entry(entry):
         raise _damaged(path, f"its header entry for {name[:100]!r} is malformed")
     dtype, shape = entry["dtype"], tuple(entry["shape"])
@@ -72,6 +80,16 @@ def _location(stamp: FileStamp, data_start: int, name: str, entry: Any) -> Tenso
         )
     block = Block(stamp, data_start + begin, end - begin)
     return TensorLocation(block, dtype, shape, contiguous_stride(shape))
+
+
+def _check_apart(path: Path, locations: Mapping[str, TensorLocation]) -> None:
+    """Refuse tensors that share bytes, as the format does: each costs what the file has of it."""
+    end = 0
+    for name, location in sorted(locations.items(), key=lambda item: item[1].block.start):
+        block = location.block
+        if block.size and block.start < end:
+            raise _damaged(path, f"{name[:100]!r} overlaps with another tensor")
+        end = max(end, block.start + block.size)
 
 
 def _is_entry(entry: Any) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UnsafeFileError
-from .limits import MAX_DIMENSIONS, MAX_OPERATIONS
+from .limits import MAX_DIMENSIONS, MAX_OPERATIONS, MAX_STATE_ITEMS
 from .tensor_storage import DTYPE_NAMES
 
 
@@ -120,6 +120,7 @@ class SafeUnpickler:
         self._data = data
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
+        self._state_items = 0
 
     def run(self) -> object:
         """The pickled value, with TensorRef and OpaqueObject instead of objects.
@@ -241,7 +242,11 @@ class SafeUnpickler:
         if isinstance(target, ModuleState) and isinstance(state, dict):
             for part in ("_parameters", "_buffers", "_modules"):
                 inner = state.get(part)
-                target.update(inner if isinstance(inner, dict) else {})
+                if isinstance(inner, dict):
+                    self._state_items += len(inner)
+                    if self._state_items > MAX_STATE_ITEMS:
+                        raise ValueError(f"states of more than {MAX_STATE_ITEMS:,} parameters")
+                    target.update(inner)
 
     def _persistent(self, reference: object) -> None:
         """torch's persistent ids: ("storage", type, key, location, numel[, view])."""

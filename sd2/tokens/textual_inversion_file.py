@@ -6,7 +6,6 @@ because names can be wrong: bundles exist whose ``clip_g`` is 768 wide, as for C
 
 import base64
 import itertools
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -17,8 +16,9 @@ import torch
 
 from ..config import TEXT_ENCODER_WIDTHS
 from ..errors import SD2ClipError, and_more
+from ..files.bounded_json import parse_json
 from ..files.file_kinds import USE_CONDITIONING_LOADER, is_conditioning
-from ..files.limits import MAX_VECTORS
+from ..files.limits import MAX_EMBEDDING_JSON_BYTES, MAX_TENSOR_NAME, MAX_VECTORS
 from ..files.png_text import PNG_SIGNATURE, read_png_texts
 from ..files.safetensors_header import looks_like_safetensors, read_safetensors_header
 from ..files.tensor_storage import copy_tensors
@@ -27,9 +27,6 @@ from ..files.torch_file import load_pickle
 # A1111 packs a list as {"TORCHTENSOR": [...]} into base64 JSON, in a text chunk of this name.
 _PNG_KEYWORD = "sd-ti-embedding"
 _PNG_TENSOR = "TORCHTENSOR"
-
-_LONGEST_NAME = 1000
-"""Of a tensor in nested dicts."""
 
 
 class UnusableEmbeddingError(SD2ClipError):
@@ -97,7 +94,7 @@ def _flatten(content: Any) -> Iterator[tuple[str, torch.Tensor]]:
         else:
             continue
         seen += len(value)
-        if seen > MAX_VECTORS or len(name) > _LONGEST_NAME:
+        if seen > MAX_VECTORS or len(name) > MAX_TENSOR_NAME:
             raise UnusableEmbeddingError(
                 f"it holds more than {MAX_VECTORS:,} values, or itself: it is not a textual "
                 "inversion"
@@ -190,10 +187,25 @@ def _read_png(path: Path) -> Any:
             "not read; take the .pt or .safetensors file)"
         )
     try:
-        return json.loads(base64.b64decode(text), object_hook=_png_tensor)
+        data = base64.b64decode(text)
+        if len(data) > MAX_EMBEDDING_JSON_BYTES or data.count(_PNG_TENSOR.encode()) > MAX_VECTORS:
+            raise UnusableEmbeddingError(
+                f"the JSON in it has {len(data):,} bytes, or more tensors than a textual inversion "
+                f"has; at most {MAX_EMBEDDING_JSON_BYTES:,} bytes are read"
+            )
+        return _png_tensors(parse_json(data))
+    except UnusableEmbeddingError:
+        raise
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise UnusableEmbeddingError(f"its embedding is damaged ({error})") from error
 
 
-def _png_tensor(value: dict[str, Any]) -> Any:
-    return torch.tensor(value[_PNG_TENSOR]) if _PNG_TENSOR in value else value
+def _png_tensors(value: Any) -> Any:
+    """Put tensors in the place of what A1111 made of them."""
+    if isinstance(value, list):
+        return [_png_tensors(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if _PNG_TENSOR in value:
+        return torch.tensor(value[_PNG_TENSOR])
+    return {key: _png_tensors(item) for key, item in value.items()}

@@ -237,3 +237,17 @@ def test_a_number_that_another_took_meanwhile_is_not_taken_again(tmp_path, monke
 def test_the_date_may_be_part_of_the_prefix(tmp_path):
     path = saved(tmp_path, "sd2_%year%-%month%")
     assert re.fullmatch(r"sd2_\d{4}-\d\d_00001_\.safetensors", path.name)
+
+
+@pytest.mark.parametrize("key", ["sd2_clip", "conditioning_options"])
+def test_deep_metadata_is_named(key, tmp_path):
+    deep = "[" * 900 + "]" * 900
+    record = '"format": "sd2_clip.conditioning/1", "entries": [{"cond": "conditioning", '
+    text = f'{{{record}"options": {{"a": {deep}}}}}]}}' if key == "sd2_clip" else f'{{"a": {deep}}}'
+    path = tmp_path / "x.safetensors"
+    save_file({"conditioning": torch.ones(1, 77, 1024)}, path, {key: text})
+    if key == "sd2_clip":  # a record that cannot be read is none, and the tensor is core's
+        assert load_conditioning(path)[0][0].shape == (1, 77, 1024)
+    else:
+        with pytest.raises(ConditioningError, match="damaged conditioning"):
+            load_conditioning(path)

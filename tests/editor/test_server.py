@@ -6,7 +6,13 @@ import pytest
 
 pytest.importorskip("aiohttp")
 
+from pathlib import Path
+
 from editor_client import Client
+from editor_server import make_editor
+from sd2_clip import host as hosts
+from sd2_clip.editor.editor_errors import EditorError
+from sd2_clip.editor.server import serve
 
 TRAVERSALS = [
     "..%2F..%2Fsecret.txt",
@@ -55,3 +61,22 @@ def test_small_questions_of_the_frontend_have_answers(client: Client) -> None:
         assert await client.status("GET", "/api/nothing/of/that/kind") == 404
 
     client.run(test)
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "user", "words"),
+    [
+        ("127.0.0.1", 99_999, "user", "Cannot serve on 127.0.0.1:99999"),
+        ("127.0.0.1", -1, "user", "Cannot serve on 127.0.0.1:-1"),
+        ("a" * 300, 0, "user", "Cannot serve on aaaa"),
+        ("127.0.0.1", 0, "file", "file is not a folder"),
+        ("127.0.0.1", 0, "x" * 300, "cannot be the user's folder"),
+    ],
+)
+def test_what_cannot_be_served_is_named(
+    host: str, port: int, user: str, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    editor = make_editor({}, hosts.current(), tmp_path / user, tmp_path)
+    with pytest.raises(EditorError, match=words):
+        serve(editor, host=host, port=port, on_ready=lambda address: pytest.fail(address))

@@ -55,3 +55,17 @@ def test_inputs_may_be_absent():
 def test_what_is_not_a_prompt_is_named(document, words):
     with pytest.raises(WorkflowError, match=words):
         parse_prompt(unwrap_prompt(document))
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        {"x" * 1_001: {"class_type": "A"}},
+        {"1": {"class_type": "x" * 1_001}},
+        {"1": {"class_type": "A", "inputs": {"x" * 1_001: 1}}},
+    ],
+    ids=["node", "class", "input"],
+)
+def test_names_too_long_to_be_quoted_are_refused(prompt):
+    with pytest.raises(WorkflowError, match="a name of 1,001 characters; at most 1,000 are read"):
+        parse_prompt(prompt)

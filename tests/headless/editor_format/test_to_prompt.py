@@ -1,7 +1,9 @@
 import json
 
+import hostile_costs
 import pytest
 from fake_graph import fake_node
+from sd2_clip.headless.editor_format import to_prompt
 from sd2_clip.headless.editor_format.to_prompt import workflow_to_prompt
 from sd2_clip.headless.node_class import NodeClasses
 from sd2_clip.headless.workflow_errors import WorkflowError
@@ -384,3 +386,46 @@ def test_negative_slots_are_refused(slots):
     canvas.links[0][2], canvas.links[0][4] = slots
     with pytest.raises(WorkflowError, match=r"a link cannot be read: \[1, 1,"):
         convert(canvas)
+
+
+def texts_of_instances(size: int) -> bytes:
+    """A long text, in each of many instances of a subgraph."""
+    text = "{a|b}" + "x" * (size // 2)
+    inner = {"id": 1, "type": "Dynamic", "widgets_values": [text]}
+    return instances_of(inner, 20)
+
+
+def inputs_of_instances(size: int) -> bytes:
+    """A node of many inputs, in each of many instances of a subgraph."""
+    inputs = [{"name": f"i{i}", "type": "X", "link": None} for i in range(size // 50)]
+    return instances_of({"id": 1, "type": "Encode", "inputs": inputs}, 300)
+
+
+def instances_of(inner: dict, count: int) -> bytes:
+    graph = {"id": "s", "nodes": [inner], "links": []}
+    nodes = [{"id": i, "type": "s"} for i in range(count)]
+    return hostile_costs.editor(nodes, [], definitions={"subgraphs": [graph]})
+
+
+@pytest.mark.parametrize(
+    "make",
+    [hostile_costs.bypassed, texts_of_instances, inputs_of_instances],
+    ids=lambda f: f.__name__,
+)
+def test_what_instances_multiply_is_bounded(make, monkeypatch):
+    monkeypatch.setattr(to_prompt, "MAX_CONVERSION_STEPS", 50_000)
+    document = json.loads(make(150_000))
+    with pytest.raises(WorkflowError, match="takes more than 50,000 steps"):
+        workflow_to_prompt(document, NodeClasses({**CLASSES, "Dynamic": DYNAMIC}))
+
+
+DYNAMIC = fake_node(required={"text": ("STRING", {"dynamicPrompts": True})})
+
+
+def test_notes_are_bounded():
+    canvas = Canvas()
+    for number in range(3_000):
+        canvas.add(number, "Encode", ["x", 1, "surplus" * 500])
+    found = notes(canvas)
+    assert len(found) == 1_000
+    assert all(len(note) <= 1_000 for note in found)

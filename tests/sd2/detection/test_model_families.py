@@ -50,6 +50,10 @@ REFUSED = {
     "convnext-xxl": (CONVNEXT, ["not a plain vision transformer"]),
     "rn50x64": (RN50X64, ["RN50x64"]),
     "clipa": (CLIPA, ["CLIPA", "32,000 tokens"]),
+    "clipa without tokens": (
+        {name: shape for name, shape in CLIPA.items() if "token_embedding" not in name},
+        ["CLIPA", "an unknown number of tokens"],
+    ),
     "long-clip-l": (LONG_L, ["Long-CLIP"]),
     "long-clip-h": (LONG_H, ["Long-CLIP", "248 positions"]),
     "t5": (shapes.t5(), ["T5"]),

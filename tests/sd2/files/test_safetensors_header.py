@@ -119,3 +119,22 @@ def test_a_header_longer_than_any_models_is_refused_before_it_is_parsed(tmp_path
     path.write_bytes(length.to_bytes(8, "little") + b"{" + b" " * (length - 1))
     with pytest.raises(UnreadableFileError, match="its header has 9,437,184 bytes"):
         open_checkpoint(path)
+
+
+@pytest.mark.parametrize(("other", "fits"), [((0, 8), False), ((4, 12), False), ((8, 16), True)])
+def test_tensors_that_share_bytes_are_refused(other, fits, tmp_path):
+    path = tmp_path / "x.safetensors"
+    header = {"a": entry(), "b": entry(offsets=other), "none": entry(shape=(0,), offsets=(4, 4))}
+    path.write_bytes(raw_safetensors(header, b"\0" * 16))
+    if fits:
+        assert sorted(open_checkpoint(path).tensors) == ["a", "b", "none"]
+    else:
+        with pytest.raises(UnreadableFileError, match="'b' overlaps with another tensor"):
+            open_checkpoint(path)
+
+
+def test_long_names_of_tensors_are_refused(tmp_path):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(raw_safetensors({"attn2.to_k." * 20_000: entry()}, b"\0" * 8))
+    with pytest.raises(UnreadableFileError, match="name has 220,000 characters, at most 1,000"):
+        open_checkpoint(path)

@@ -181,3 +181,19 @@ OPERATIONS = [opcode.code.encode("latin-1") for opcode in pickletools.opcodes]
 def test_any_sequence_of_operations_ends_in_a_value_or_one_of_two_errors(pieces):
     with contextlib.suppress(DamagedPickleError, UnsafeFileError):
         SafeUnpickler(b"".join(pieces)).run()
+
+
+def test_state_that_a_module_is_given_again_and_again_counts_each_time():
+    state = b"}X\x0b\0\0\0_parameters}(" + b"".join(b"X\4\0\0\0%04dN" % i for i in range(2_000))
+    pickled = state + b"usq\0" + b"ctorch.nn.modules.linear\nLinear\n)R" + b"h\0b" * 200_000 + b"."
+    with pytest.raises(DamagedPickleError, match="states of more than 1,000,000 parameters"):
+        SafeUnpickler(pickled).run()
+
+
+@BOTH_FORMS
+def test_long_names_in_a_pickle_are_refused(zipped, tmp_path):
+    path = tmp_path / "x.pt"
+    names = {"a" * 600: {"b" * 600: torch.ones(1)}, "c": {}}
+    torch.save(names, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UnreadableFileError, match="name has more than 1,000 characters"):
+        open_checkpoint(path)

@@ -347,3 +347,18 @@ def test_more_vectors_than_a_text_can_take_are_refused_before_they_are_built(
 def test_a_tensor_that_repeats_its_value_beyond_the_limit_is_refused(tmp_path: Path) -> None:
     torch.save({"emb_params": torch.ones(1, WIDTH).expand(9_000_000, WIDTH)}, tmp_path / "e.pt")
     assert "bytes of tensors; the limit here is" in reason(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"a": ' * 900 + "1" + "}" * 900, "too deep"),
+        ('[{"TORCHTENSOR": []}' + ', {"TORCHTENSOR": []}' * 20_000 + "]", "more tensors than"),
+        ("[" + "1.5, " * 2_000_000 + "1]", "bytes are read"),
+    ],
+    ids=["deep", "tensors", "large"],
+)
+def test_json_in_a_picture_is_bounded(text, words, tmp_path):
+    data = b"sd-ti-embedding\0\0" + zlib.compress(base64.b64encode(text.encode()))
+    png(tmp_path / "e.png", (b"zTXt", data))
+    assert words in reason(tmp_path)
