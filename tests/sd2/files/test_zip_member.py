@@ -1,7 +1,6 @@
 """Members of zip files are read as both their headers say, or refused."""
 
-from __future__ from hostile_costs import directory_entries
-import annotations
+from __future__ import annotations
 
 import io
 import shutil
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hostile_costs import directory_entries
 from sd2_clip.sd2.errors import UnreadableFileError
 from sd2_clip.sd2.files.checkpoint import open_checkpoint
 from sd2_clip.sd2.files.torch_file import load_pickle
@@ -237,7 +237,6 @@ def test_directories_too_large_for_any_model_are_refused(tmp_path: Path) -> None
 
 LARGE = 9 << 20
 """More than the directory of any model has."""
-
 
 
 @pytest.mark.parametrize("comment", [b"", b"a comment", b"c" * 65_535])
