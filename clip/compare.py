@@ -77,7 +77,9 @@ class Pair:
         if self.is_padding:
             mean_of = "mean of " if self.distance else ""
             return "padding" if self.count == 1 else f"padding, {mean_of}{self.count} rows"
-        return " → ".join(dict.fromkeys(one.text for one in (self.a, self.b) if one is not None))
+        return " \u2192 ".join(
+            dict.fromkeys(one.text for one in (self.a, self.b) if one is not None)
+        )
 
     def line(self) -> str:
         """Return the line of a table."""
