@@ -715,6 +715,7 @@ WORST = {
     ("pickle", "the state of a module"),
     ("pickle", "lists"),
     ("zip", "entries of one member"),
+    ("zip", "compressed storages"),
     ("PNG", "chunks"),
     ("PNG", "a bomb of lists"),
     ("textual inversion", "a picture of tensors"),
