@@ -37,6 +37,8 @@ class EncoderSetup:
     """Where ``encode_token_weights`` leaves its result; None: where it was computed."""
     cache: EncodeCache | None = None
     """Cache of recent results; used on the CPU in float32 only."""
+    max_batch: int = 32
+    """Chunks of a forward pass: limits the memory that a long prompt or many captions need."""
     source: Any = None
     """Where the weights came from, for the code that built the encoder; None if they changed."""
 

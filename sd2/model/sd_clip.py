@@ -27,9 +27,6 @@ log = logging.getLogger("sd2_clip")
 Entry = Any
 """One position of a chunk: a token id, or a vector (a row of a textual inversion)."""
 
-MAX_BATCH = 32
-"""Chunks per forward pass: limits the memory that a long prompt needs."""
-
 
 def _widen(module: nn.Module, dtype: torch.dtype | None) -> None:
     """Convert weights that are stored narrower than *dtype*, so that values of it can be copied in.
@@ -242,8 +239,8 @@ class SDClipModel(nn.Module):
         self._warn_of_placeholders(pooled)
         cache = None if self.layer == "all" or torch.is_grad_enabled() else self.setup.cache
         states_out, pooled_out = [], []
-        for start in range(0, len(tokens), MAX_BATCH):
-            x, pooled_at = self.embed(tokens[start : start + MAX_BATCH])
+        for start in range(0, len(tokens), self.setup.max_batch):
+            x, pooled_at = self.embed(tokens[start : start + self.setup.max_batch])
             pooled_at = pooled_at[: max(pooled - start, 0)]
             if cache is not None and x.device.type == "cpu" and x.dtype == torch.float32:
                 states, last = cache.encode(self, x, pooled_at)
