@@ -35,8 +35,8 @@ test-comfyui: ## Run our nodes in a real ComfyUI: COMFYUI_DIR=folder COMFYUI_PYT
 
 # Set MOSAIC_PYTHON to a Python with mosaicml-streaming, which cannot be installed beside a current
 # torch, for its reader.
-test-engines: .venv/engines/ready ## Encode data sets on Ray, on an S3 server, and for other programs' readers
-	.venv/engines/bin/python -m pytest tests/dataset/test_ray_engine.py tests/dataset/test_object_store.py tests/dataset/formats
+test-engines: .venv/engines/ready ## Encode data sets on Ray, on object stores, and for other programs' readers
+	.venv/engines/bin/python -m pytest tests/dataset/test_ray_engine.py tests/dataset/test_object_store.py tests/dataset/test_google_storage.py tests/dataset/formats
 
 hostile: .venv/test/ready ## Attack every parser, route and writer
 	$(PYTEST) tests/hostile tests/editor/test_hostile_requests.py tests/editor/test_openapi.py

@@ -40,7 +40,7 @@ def start(source, out, folder, function):
 
 
 def kill_and_begin_again(source, out, folder, kills, *, seed, function="encode_captions"):
-    """Kill the process group of a run *kills* times at random moments, then let one finish."""
+    """Kill the process group of a run *kills* times at random moments, then let one finish; return how often."""
     moments = random.Random(seed)
     killed = 0
     while killed < kills:
@@ -54,3 +54,4 @@ def kill_and_begin_again(source, out, folder, kills, *, seed, function="encode_c
                 break  # it was finished; all that is left is to compare
     with start(source, out, folder, function) as process:
         assert "finished" in process.communicate()[0]
+    return killed
