@@ -37,8 +37,8 @@ Ids = np.ndarray[Any, np.dtype[np.uint64]]
 def choose_distinct(keys: Folder, out: Folder, *, verify: bool = False) -> Inputs:
     """Write the distinct captions of *keys* into *out*, with their content ids as keys.
 
-    Memory holds about 20 bytes for each caption. Return the files, for an engine to encode. *verify*
-    reads the files of before again; raises ``IncompleteError`` for damaged ones.
+    Memory holds about 20 bytes for each caption. Return the files, for an engine to encode.
+    *verify* reads the files of before again; raises ``IncompleteError`` for damaged ones.
     """
     manifest = read_manifest(keys)
     digest = hashlib.sha256(keys.read(MANIFEST)).hexdigest()

@@ -4,6 +4,7 @@ import json
 import os
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -18,8 +19,8 @@ from sd2_clip.dataset.manifest import IncompleteError
 from sd2_clip.dataset.plan import OutFolderError
 from sd2_clip.sd2.errors import OptionError
 
-np = pytest.importorskip("numpy")
-pytest.importorskip("pyarrow", reason="pyarrow is in the extra [dataset]")
+pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is in the extra [dataset]")
+from pyarrow import compute, dataset  # noqa: E402 where there is pyarrow
 
 # Tokens, not texts, are compared: "A  Cat 3" is "a cat 3".
 TEXTS = [f"a cat {number % 20}" for number in range(60)]
@@ -75,10 +76,12 @@ def files(out):
 def joined(out):
     """Key, caption and embedding of every caption of the input, as a trainer finds them."""
     captions = EncodedCaptions(out / "embeddings")
-    row_of = {content_id: row for row, content_id in enumerate(captions.keys)}
-    assert len(row_of) == len(captions)
-    for row in EncodedCaptions(out / "keys"):
-        yield row["key"], row["caption"], captions[row_of[row["content_id"]]]
+    assert len(set(captions.keys)) == len(captions)
+    files = [str(out / "keys" / name) for name in EncodedCaptions(out / "keys").files]
+    keys = dataset.dataset(files).to_table()
+    rows = compute.index_in(keys["content_id"], pyarrow.array(captions.keys))
+    for row, one in zip(rows.to_pylist(), keys.to_pylist(), strict=True):
+        yield one["key"], one["caption"], captions[row]
 
 
 @pytest.mark.parametrize("format", ["parquet", "safetensors", "webdataset", "mds"])

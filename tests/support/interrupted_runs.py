@@ -40,7 +40,10 @@ def start(source, out, folder, function):
 
 
 def kill_and_begin_again(source, out, folder, kills, *, seed, function="encode_captions"):
-    """Kill the process group of a run *kills* times at random moments, then let one finish; return how often."""
+    """Kill the process group of a run *kills* times at random moments, then let one finish.
+
+    Return how many runs were killed: fewer if all was done before.
+    """
     moments = random.Random(seed)
     killed = 0
     while killed < kills:
