@@ -11,6 +11,7 @@ import torch
 from interrupted_runs import kill_and_begin_again
 from sd2_clip.dataset import CaptionEncoder, EncodedCaptions, distinct_captions, encode_distinct
 from sd2_clip.dataset.encode_captions import encode_captions
+from sd2_clip.dataset.export_captions import export_captions
 from sd2_clip.dataset.formats import make_format
 from sd2_clip.dataset.formats.keys import Keys
 from sd2_clip.dataset.inputs.captions import CaptionsError
@@ -117,6 +118,16 @@ def test_the_table_of_keys_says_what_each_caption_was(source, out):
     assert rows[-2]["content_id"] == rows[-1]["content_id"]
     batch = new_encoder()({"caption": [TEXTS[3]]})
     assert batch["content_id"].tolist() == [rows[3]["content_id"]]
+
+
+def test_distinct_captions_are_exported_and_keys_are_not(source, out, tmp_path):
+    encode(source, out)
+    summary = export_captions(
+        str(out / "embeddings"), str(tmp_path / "exported"), make_format("webdataset")
+    )
+    assert summary.encoded == DISTINCT
+    with pytest.raises(OptionError, match="has keys of captions and no embeddings"):
+        export_captions(str(out / "keys"), str(tmp_path / "keys"), make_format("webdataset"))
 
 
 def stopped(monkeypatch, what, count):
