@@ -40,8 +40,8 @@ test-transformers4: .venv/transformers4/ready ## Load what we write for transfor
 
 # Set MOSAIC_PYTHON to a Python with mosaicml-streaming, which cannot be installed beside a current
 # torch, for its reader.
-test-engines: .venv/engines/ready ## Encode data sets on Ray, on an S3 server, and for other programs' readers
-	.venv/engines/bin/python -m pytest tests/dataset/test_ray_engine.py tests/dataset/test_object_store.py tests/dataset/formats
+test-engines: .venv/engines/ready ## Encode data sets on Ray, on object stores, and for other programs' readers
+	.venv/engines/bin/python -m pytest tests/dataset/test_ray_engine.py tests/dataset/test_object_store.py tests/dataset/test_google_storage.py tests/dataset/formats
 
 hostile: .venv/test/ready ## Attack every parser, route and writer, and print what it cost
 	$(PYTEST) tests/hostile tests/fuzz tests/headless/test_random_graphs.py \

@@ -15,11 +15,10 @@ from pathlib import Path
 
 import torch
 from sd2_clip.clip.load_clip import load_clip
-from sd2_clip.dataset.caption_encoder import CaptionEncoder
+from sd2_clip.dataset.caption_encoder import SMALLEST_BATCH, CaptionEncoder
 from sd2_clip.dataset.encode_captions import encode_captions
 from sd2_clip.dataset.encode_fragment import encode_chunks
 from sd2_clip.dataset.formats import make_format
-from sd2_clip.sd2.model import sd_clip
 from sd2_clip.sd2.tokens.bpe import clip_tokenizer
 from sd2_clip.sd2.tokens.chunks import pad_chunk
 
@@ -96,11 +95,12 @@ def cpu_rows(checkpoint: str, count: int, rounds: int) -> list[Row]:
 
 def gpu_rows(checkpoint: str, number: int, rounds: int) -> list[Row]:
     """Measure captions a second of one GPU in fp16, from token ids to fp16 in memory, by batch."""
-    encoder = CaptionEncoder(checkpoint, device=f"gpu:{number}", dtype="fp16")
     name = torch.cuda.get_device_name(number)
     rows = []
     for batch in GPU_BATCHES:
-        sd_clip.MAX_BATCH = batch
+        encoder = CaptionEncoder(
+            checkpoint, device=f"gpu:{number}", dtype="fp16", batch_size=max(batch, SMALLEST_BATCH)
+        )
         chunks = [pad_chunk(range(300 + n, 330 + n)) for n in range(batch)]
         repeats = max(1024 // batch, 4)
         seconds = []

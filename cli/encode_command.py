@@ -112,6 +112,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="dtype of the weights (default: auto, fp16 on a GPU and fp32 on the CPU)",
     )
     encoding.add_argument("--device", default="auto", help="auto, cpu or gpu:N (default: auto)")
+    encoding.add_argument(
+        "--batch-size",
+        metavar="N",
+        type=int,
+        help="captions encoded at a time (default: 32 on the CPU, 256 on a GPU)",
+    )
+    encoding.add_argument(
+        "--dedup",
+        choices=("fragment", "global"),
+        default="fragment",
+        help="encode equal captions once in each file, or once in the whole data set: into "
+        "OUT/embeddings, with a table of all keys in OUT/keys (default: fragment)",
+    )
     running = parser.add_argument_group("where to encode")
     running.add_argument(
         "--engine",
@@ -202,6 +215,7 @@ def chosen_format(arguments: argparse.Namespace) -> Format:
 def run(arguments: argparse.Namespace) -> int:
     from ..dataset.caption_encoder import CaptionEncoder
     from ..dataset.encode_captions import encode_captions
+    from ..dataset.encode_distinct import encode_distinct
     from ..dataset.inputs.captions import ReadOptions
 
     started = time.monotonic()
@@ -214,9 +228,11 @@ def run(arguments: argparse.Namespace) -> int:
         store=arguments.store,
         pooled=arguments.pooled,
         tokenizer=arguments.tokenizer,
+        batch_size=arguments.batch_size,
     )
+    encode = encode_distinct if arguments.dedup == "global" else encode_captions
     with Progress() as progress:
-        summary = encode_captions(
+        summary = encode(
             arguments.captions,
             arguments.out,
             encoder,
@@ -272,8 +288,11 @@ def describe(summary: Summary, seconds: float, done: str = "encoded") -> str:
     """Format the counts, a line for each thing that a trainer should know."""
     counts = summary.counts
     rate = f" ({summary.encoded / seconds:.1f} a second)" if summary.encoded else ""
+    captions = f"captions: {counts.captions:,}"
+    if summary.keys is not None:
+        captions = f"captions: {summary.keys:,}, distinct: {counts.captions:,}"
     lines = [
-        f"captions: {counts.captions:,} in {summary.fragments:,} files",
+        f"{captions} in {summary.fragments:,} files",
         f"{done} now: {summary.encoded:,} in {seconds:.1f} s{rate}",
     ]
     if counts.truncated:

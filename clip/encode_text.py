@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sd2_clip")
 
+BATCH = 32
+"""Chunks of several prompts in one call of the handle."""
+
 
 class WrongClipError(SD2ClipError):
     """A CLIP input is empty, or is another model's text encoder."""
@@ -241,10 +244,8 @@ def _has_hooks(clip: Clip) -> bool:
 
 def _batches(prompts: Sequence[_Weighted]) -> list[list[int]]:
     """Return the numbers of the prompts of each batch: two or more, with chunks of one length."""
-    from ..sd2.model.sd_clip import MAX_BATCH
-
     is_weighted = any(pair[1] != 1.0 for one in prompts for chunk in one.chunks for pair in chunk)
-    most = MAX_BATCH - is_weighted  # the empty prompt, which weights are measured from, is one more
+    most = BATCH - is_weighted  # the empty prompt, which weights are measured from, is one more
     batches: list[list[int]] = []
     filling: dict[int, tuple[list[int], int]] = {}
     for index, prompt in enumerate(prompts):

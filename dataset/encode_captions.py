@@ -7,8 +7,7 @@ from typing import Protocol
 
 from ..sd2.errors import OptionError
 from ..sd2.files.atomic_write import check_writable
-from .caption_encoder import CaptionEncoder
-from .encode_fragment import Environment, Job
+from .encode_fragment import Encoder, Environment, Job
 from .finish import Summary, finish
 from .formats import Format
 from .fragments import Fragment
@@ -25,19 +24,27 @@ from .storage import Folder
 class Engine(Protocol):
     """Where fragments are encoded."""
 
-    def environment(self, encoder: CaptionEncoder) -> Environment:
+    def environment(self, encoder: Encoder) -> Environment:
         """Return what results depend on where they are computed."""
 
     def encode(
-        self, job: Job, encoder: CaptionEncoder, fragments: Iterable[Fragment]
+        self, job: Job, encoder: Encoder, fragments: Iterable[Fragment]
     ) -> Iterator[Sidecar]:
         """Encode fragments; yield the sidecar of each when it is written."""
+
+
+Progress = Callable[[Summary, int], None]
+"""Is told what was done, and how many rows there are."""
+
+
+def ignore_progress(summary: Summary, rows: int) -> None:
+    """Do nothing."""
 
 
 def encode_captions(
     source: str,
     out: str,
-    encoder: CaptionEncoder,
+    encoder: Encoder,
     format: Format,
     *,
     read: ReadOptions | None = None,
@@ -46,7 +53,7 @@ def encode_captions(
     engine: Engine | None = None,
     verify: bool = False,
     prune: bool = False,
-    progress: Callable[[Summary, int], None] = lambda summary, rows: None,
+    progress: Progress = ignore_progress,
 ) -> Summary:
     """Encode the captions of *source* into the folder *out*, or do what is left of it.
 
@@ -54,10 +61,8 @@ def encode_captions(
     is told how many rows there are. Raises ``OutFolderError`` if *out* contains other files, or
     was planned with other settings.
     """
-    read, part, engine = read or ReadOptions(), part or Part(), engine or LocalEngine()
-    size = format.rows if fragment_size is None else fragment_size
-    if size < 1:
-        raise OptionError(f"A file must have one caption or more, not {size}.")
+    read, engine = read or ReadOptions(), engine or LocalEngine()
+    size = checked_size(format, fragment_size)
     folder = Folder(out)
     check_out(folder)
     folder.remove_stale_partials()
@@ -66,18 +71,57 @@ def encode_captions(
     check_first_caption(inputs, read)
     if folder.is_local:
         check_writable(folder.local_path)
-    environment = engine.environment(encoder)
+    return encode_inputs(
+        inputs,
+        folder,
+        encoder,
+        engine.environment(encoder),
+        format,
+        read=read,
+        fragment_size=size,
+        part=part or Part(),
+        engine=engine,
+        verify=verify,
+        prune=prune,
+        progress=progress,
+    )
+
+
+def checked_size(format: Format, fragment_size: int | None) -> int:
+    """Return the rows of a fragment. Raises ``OptionError`` if there are none."""
+    size = format.rows if fragment_size is None else fragment_size
+    if size < 1:
+        raise OptionError(f"A file must have one caption or more, not {size}.")
+    return size
+
+
+def encode_inputs(
+    inputs: Inputs,
+    out: Folder,
+    encoder: Encoder,
+    environment: Environment,
+    format: Format,
+    *,
+    read: ReadOptions,
+    fragment_size: int,
+    part: Part,
+    engine: Engine,
+    verify: bool,
+    prune: bool,
+    progress: Progress,
+) -> Summary:
+    """Encode files that were found, as ``encode_captions`` does."""
     settings = {
         "format": FORMAT,
         "file_format": format.name,
         **format.chosen.as_json(),
-        "fragment_size": size,
+        "fragment_size": fragment_size,
         "read": read.as_json(),
         **environment.settings,
     }
     format.check(settings)
-    plan = make_plan(inputs, folder, settings, read, threads=environment.threads)
-    job = Job(Folder(plan.source), folder, read, format, plan.settings, plan.threads)
+    plan = make_plan(inputs, out, settings, read, threads=environment.threads)
+    job = Job(Folder(plan.source), out, read, format, plan.settings, plan.threads)
     summary = Summary(fragments=len(plan), left_out=plan.left_out)
     _encode_missing(plan, job, encoder, part, engine, summary, progress)
     names = [fragment.id for fragment in plan.fragments()]
@@ -106,11 +150,11 @@ def _check_apart(inputs: Inputs, out: Folder) -> None:
 def _encode_missing(
     plan: Plan,
     job: Job,
-    encoder: CaptionEncoder,
+    encoder: Encoder,
     part: Part,
     engine: Engine,
     summary: Summary,
-    progress: Callable[[Summary, int], None],
+    progress: Progress,
 ) -> None:
     listing = Listing(job.out)
     whole = job.format.per_fragment

@@ -13,10 +13,8 @@ from typing import Any, BinaryIO, cast
 
 import torch
 
-from ..sd2.config import CONTEXT_LENGTH
-from ..sd2.model.onednn import FEW_ROWS
 from ..sd2.tokens.chunks import pad_chunk
-from .caption_encoder import CaptionEncoder
+from .caption_encoder import SMALLEST_BATCH, CaptionEncoder
 from .encoded_rows import EncodedRows
 from .formats import Format
 from .fragments import EmptyFragment, Fragment
@@ -24,12 +22,10 @@ from .inputs.captions import Caption, ReadOptions
 from .manifest import Sidecar, WrittenFile, stem, write_sidecar
 from .read_fragment import FragmentReader
 from .storage import Folder
+from .tokenizers import CaptionTokenizer
 
-BATCH = 32
-"""Chunks that are encoded at a time."""
-
-SMALLEST_BATCH = FEW_ROWS // CONTEXT_LENGTH + 1
-"""With fewer, the CPU computes a batch in another way after a while: weights are packed."""
+Encoder = CaptionEncoder | CaptionTokenizer
+"""What reads captions, and computes their embeddings unless it is only a tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +51,8 @@ class Environment:
     """Of torch on the CPU."""
 
 
-def environment_of(encoder: CaptionEncoder) -> Environment:
-    """Describe this process; loads the checkpoint."""
+def environment_of(encoder: Encoder) -> Environment:
+    """Describe this process; loads the checkpoint, if the encoder has one."""
     return Environment(encoder.settings(), torch.get_num_threads())
 
 
@@ -77,7 +73,7 @@ class FragmentEncoder:
     """Encodes fragments of one job with one encoder, in three steps that may overlap."""
 
     job: Job
-    encoder: CaptionEncoder
+    encoder: Encoder
     _reader: FragmentReader = field(init=False)
 
     def __post_init__(self) -> None:
@@ -105,7 +101,9 @@ class FragmentEncoder:
 
     def encode(self, prepared: PreparedFragment) -> tuple[PreparedFragment, EncodedRows]:
         """Encode the distinct captions of a fragment."""
-        tensors = encode_chunks(self.encoder, prepared.chunks)
+        tensors = {}
+        if isinstance(self.encoder, CaptionEncoder):
+            tensors = encode_chunks(self.encoder, prepared.chunks)
         rows = EncodedRows(
             prepared.captions, prepared.token_counts, prepared.row_of, prepared.chunks, tensors
         )
@@ -149,14 +147,15 @@ def encode_chunks(
     On the CPU, so that it is not too small; on a GPU to the size of the others, because kernels
     are chosen by size.
     """
-    smallest = SMALLEST_BATCH if encoder.device.type == "cpu" else BATCH
+    batch_size = encoder.batch_size
+    smallest = SMALLEST_BATCH if encoder.device.type == "cpu" else batch_size
     tensors = encoder.encode_chunks([])
     results = {
         name: torch.empty(len(chunks), *empty.shape[1:], dtype=empty.dtype)
         for name, empty in tensors.items()
     }
-    for start in range(0, len(chunks), BATCH):
-        some = list(chunks[start : start + BATCH])
+    for start in range(0, len(chunks), batch_size):
+        some = list(chunks[start : start + batch_size])
         count = len(some)
         some += [pad_chunk([])] * max(smallest - count, 0)
         for name, found in encoder.encode_chunks(some).items():

@@ -59,7 +59,7 @@ class EncodedCaptions:
         if self._open is None:
             raise OptionError(
                 f"{folder} is in the format {manifest.settings['file_format']}, which its own "
-                f"trainer reads. This class reads {' and '.join(_OPENERS)}."
+                f"trainer reads. This class reads parquet and safetensors."
             )
         self.files = [name for name, _ in manifest.fragments]
         """Names of the files, in order."""
@@ -237,6 +237,9 @@ class _EncodedFile(Protocol):
 
 ROWS_TOGETHER = 16
 
+PLAIN = ("key", "caption", "content_id", "token_count", "truncated")
+"""Columns that are not tensors."""
+
 
 class _ParquetRows:
     """A parquet file, of which the row group that was read last is kept."""
@@ -263,7 +266,7 @@ class _ParquetRows:
         from .arrow_table import tensor_values
 
         table = self._file.read_row_group(index)
-        plain = ("key", "caption", "token_count", "truncated")
+        plain = [name for name in table.column_names if name in PLAIN]
         self._group = {name: table[name].to_pylist() for name in plain}
         self._tensors = {
             name: tensor_values(table[name]) for name in table.column_names if name not in plain
@@ -309,4 +312,8 @@ class _SafetensorsRows:
         return [self._entry(number)["key"] for number in range(self.count)]
 
 
-_OPENERS: dict[str, Any] = {"parquet": _ParquetRows, "safetensors": _SafetensorsRows}
+_OPENERS: dict[str, Any] = {
+    "parquet": _ParquetRows,
+    "safetensors": _SafetensorsRows,
+    "keys": _ParquetRows,
+}

@@ -38,6 +38,11 @@ def export_captions(
             f"--format {format.name} needs embeddings of texts that are not in {source}. Use "
             f"sd2-clip encode --format {format.name}."
         )
+    if encoded.settings["file_format"] == "keys":
+        raise OptionError(
+            f"{source} has keys of captions and no embeddings. Export the folder embeddings beside "
+            "it."
+        )
     format.check(settings)
     folder = Folder(out)
     check_out(folder)

@@ -40,6 +40,8 @@ class Summary:
     """Of those, the ones that were removed."""
     left_out: dict[str, int] = field(default_factory=dict)
     """Files of the input without a partner, counted."""
+    keys: int | None = None
+    """Captions of the input, if the set has its distinct ones only; ``None``: it has all."""
 
 
 def finish(

@@ -8,8 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
-from .caption_encoder import CaptionEncoder
 from .encode_fragment import (
+    Encoder,
     Environment,
     FragmentEncoder,
     Job,
@@ -26,12 +26,12 @@ AHEAD = 2
 class LocalEngine:
     """Encodes in this process."""
 
-    def environment(self, encoder: CaptionEncoder) -> Environment:
+    def environment(self, encoder: Encoder) -> Environment:
         """Return what results depend on in this process."""
         return environment_of(encoder)
 
     def encode(
-        self, job: Job, encoder: CaptionEncoder, fragments: Iterable[Fragment]
+        self, job: Job, encoder: Encoder, fragments: Iterable[Fragment]
     ) -> Iterator[Sidecar]:
         """Encode fragments in order; yield the sidecar of each when it is written."""
         worker = FragmentEncoder(job, encoder)

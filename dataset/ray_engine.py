@@ -11,7 +11,7 @@ from typing import Any
 
 from ..sd2.errors import OptionError, SD2ClipError
 from .caption_encoder import CaptionEncoder
-from .encode_fragment import Environment, FragmentEncoder, Job, environment_of
+from .encode_fragment import Encoder, Environment, FragmentEncoder, Job, environment_of
 from .fragments import Fragment
 from .local_engine import encode_fragments
 from .manifest import Sidecar
@@ -53,11 +53,15 @@ class RayEngine:
         if gpus is None:
             self._gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
 
-    def environment(self, encoder: CaptionEncoder) -> Environment:
+    def _resources(self, encoder: Encoder) -> dict[str, Any]:
+        """Return what a worker occupies; one that only tokenizes needs no GPU."""
+        return {"num_cpus": 1, "num_gpus": self._gpus if isinstance(encoder, CaptionEncoder) else 0}
+
+    def environment(self, encoder: Encoder) -> Environment:
         """Return what results depend on, as a worker sees it: the driver may have no GPU."""
         import ray
 
-        remote = ray.remote(num_cpus=1, num_gpus=self._gpus)(environment_of)
+        remote = ray.remote(**self._resources(encoder))(environment_of)
         try:
             found: Environment = ray.get(remote.remote(encoder))
         except ray.exceptions.RayTaskError as error:
@@ -67,7 +71,7 @@ class RayEngine:
         return found
 
     def encode(
-        self, job: Job, encoder: CaptionEncoder, fragments: Iterable[Fragment]
+        self, job: Job, encoder: Encoder, fragments: Iterable[Fragment]
     ) -> Iterator[Sidecar]:
         """Encode fragments in any order; yield the sidecar of each when it is written."""
         import ray
@@ -84,8 +88,7 @@ class RayEngine:
             fn_constructor_args=[job, encoder],
             batch_size=together,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=self._workers),
-            num_cpus=1,
-            num_gpus=self._gpus,
+            **self._resources(encoder),
         )
         for row in encoded.iter_rows():
             if row["error"]:
@@ -96,7 +99,7 @@ class RayEngine:
 class EncodeFragments:
     """A Ray actor that encodes fragments, for ``map_batches``."""
 
-    def __init__(self, job: Job, encoder: CaptionEncoder) -> None:
+    def __init__(self, job: Job, encoder: Encoder) -> None:
         self._worker = FragmentEncoder(job, encoder)
         self._checked = False
 
@@ -119,7 +122,10 @@ class EncodeFragments:
         settings = encoder.settings()
         changed = [name for name, value in settings.items() if job.settings.get(name) != value]
         if changed:
+            same = "version of sd2-clip"
+            if isinstance(encoder, CaptionEncoder):
+                same += f", the same file as {encoder.checkpoint}, and the same kind of device"
             raise RayError(
                 f"A worker has other settings ({', '.join(changed)}). All machines need the same "
-                f"file as {encoder.checkpoint}, and the same kind of device."
+                f"{same}."
             )

@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from ..sd2.config import PAD_TOKEN
 from ..sd2.errors import check_choice
@@ -18,6 +20,9 @@ from ..sd2.tokens.bpe import clip_tokenizer
 TOKENIZERS = ("openclip", "diffusers")
 
 DIFFUSERS_PAD = "!"
+
+TEXT_READING = 1
+"""Version of how a caption becomes a chunk; another one is another setting."""
 
 
 def tokenize(texts: Sequence[str], tokenizer: str) -> list[list[int]]:
@@ -39,3 +44,18 @@ def tokenize(texts: Sequence[str], tokenizer: str) -> list[list[int]]:
 def content_id(chunk: Sequence[int]) -> str:
     """Identify a chunk by its token ids: 32 hexadecimal digits, equal for equal chunks."""
     return hashlib.sha256(array("i", chunk).tobytes()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class CaptionTokenizer:
+    """Reads captions as an encoder does, and computes nothing: for a first pass over a data set."""
+
+    tokenizer: str
+
+    def settings(self) -> dict[str, Any]:
+        """Return all that the tokens depend on as JSON values."""
+        return {"tokenizer": self.tokenizer, "text_reading": TEXT_READING}
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of each text, uncut, without start and end."""
+        return tokenize(texts, self.tokenizer)

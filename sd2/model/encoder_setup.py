@@ -40,6 +40,8 @@ class EncoderSetup:
     """Cache of recent results; used on the CPU in float32 only."""
     check_files: Callable[[], None] | None = None
     """Raises an error if the weights are mapped from a file that was overwritten."""
+    max_batch: int = 32
+    """Chunks of a forward pass: limits the memory that a long prompt or many captions need."""
     source: Any = None
     """Where the weights came from, for the code that built the encoder; None if they changed."""
 

@@ -28,9 +28,6 @@ log = logging.getLogger("sd2_clip")
 Entry = Any
 """One position of a chunk: a token id, or a vector (a row of a textual inversion)."""
 
-MAX_BATCH = 32
-"""Chunks per forward pass: limits the memory that a long prompt needs."""
-
 
 class PromptBatch(list[Any]):
     """Chunks of several prompts, for one call of a host: the first chunk of each, then the rest.
@@ -268,8 +265,9 @@ class SDClipModel(nn.Module):
         self._warn_of_placeholders(pooled)
         cache = self._usable_cache()
         states_out, pooled_out = [], []
-        for start in range(0, len(tokens), MAX_BATCH):
-            chunks = self.read_chunks(tokens[start : start + MAX_BATCH], pooled - start)
+        step = self.setup.max_batch
+        for start in range(0, len(tokens), step):
+            chunks = self.read_chunks(tokens[start : start + step], pooled - start)
             if cache is not None:
                 states, last = cache.encode(self, chunks)
             else:

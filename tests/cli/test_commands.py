@@ -340,6 +340,10 @@ def test_encode_leaves_every_captions_embedding(folder, tmp_path):
     other = run(folder, *command, "--layer", "hidden", "--layer-idx", "-5")
     assert other.returncode == 1
     assert "layer: 23 of 24, final layer norm applied, now 20 of 24" in other.stderr
+    command = ("encode", tmp_path / "captions.csv", tmp_path / "distinct", "--dedup", "global",
+               "--checkpoint", "models/sd2.safetensors", "--device", "cpu")  # fmt: skip
+    done = run(folder, *command)
+    assert "captions: 3, distinct: 2 in 1 files" in done.stdout, done.stderr
 
 
 ENCODE_ERRORS = {

@@ -9,6 +9,7 @@ import tiny
 import torch
 from sd2_clip.dataset import CaptionEncoder
 from sd2_clip.sd2.errors import NotFiniteError, OptionError
+from sd2_clip.sd2.model.sd_clip import SDClipModel
 from sd2_clip.sd2.tokens.bpe import clip_vocabulary
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
@@ -179,3 +180,22 @@ def test_what_a_table_has_for_none_is_the_empty_caption():
     empty = ours({"caption": []})
     assert empty["caption_latents"].shape == (0, 77, 32)
     assert empty["caption_pooled"].shape == (0, 32)
+
+
+def test_captions_are_encoded_as_many_at_a_time_as_is_said(monkeypatch):
+    ours = encoder(batch_size=5)
+    sizes = []
+    embed = SDClipModel.embed
+    monkeypatch.setattr(
+        SDClipModel, "embed", lambda self, chunks: sizes.append(len(chunks)) or embed(self, chunks)
+    )
+    result = ours({"caption": [f"a cat {number}" for number in range(12)]})
+    assert sizes == [5, 5, 2]
+    assert len(result["caption_latents"]) == 12
+    assert ours.settings()["batch_size"] == 5
+    assert encoder().settings()["batch_size"] == 32
+
+
+def test_a_batch_that_is_too_small_to_be_computed_alike_is_refused():
+    with pytest.raises(OptionError, match="must have 4 captions or more, not 3"):
+        encoder(batch_size=3)

@@ -265,6 +265,7 @@ OTHER = {
     "pooled": {"pooled": True},
     "weights_in": {"dtype": "fp16"},
     "tokenizer": {"tokenizer": "diffusers"},
+    "batch_size": {"batch_size": 8},
 }
 
 

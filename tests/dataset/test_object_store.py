@@ -144,8 +144,3 @@ def test_a_store_that_stays_broken_is_named_and_keeps_what_it_has(server, monkey
     server.faults.clear()
     assert 0 < encode("s3://bucket/in", "s3://bucket/data/out").encoded < 40
     assert len(EncodedCaptions("s3://bucket/data/out")) == 40
-
-
-def test_a_protocol_without_its_package_is_said():
-    with pytest.raises(StorageError, match="nosuch://x cannot be opened"):
-        Folder("nosuch://x").files()

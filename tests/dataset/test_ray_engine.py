@@ -11,6 +11,7 @@ import pytest
 import tiny
 from sd2_clip.dataset import CaptionEncoder
 from sd2_clip.dataset.encode_captions import encode_captions
+from sd2_clip.dataset.encode_distinct import encode_distinct
 from sd2_clip.dataset.formats import make_format
 
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="ray is in the extra [ray]")
@@ -21,6 +22,7 @@ import ray
 import tiny
 from sd2_clip.dataset import CaptionEncoder
 from sd2_clip.dataset.encode_captions import encode_captions
+from sd2_clip.dataset.encode_distinct import encode_distinct
 from sd2_clip.dataset.formats import make_format
 from sd2_clip.dataset.ray_engine import RayEngine, EncodeFragments
 from sd2_clip.sd2.errors import SD2ClipError
@@ -52,7 +54,8 @@ encoder = CaptionEncoder(
     dtype="fp32",
 )
 try:
-    summary = encode_captions(
+    encode = encode_distinct if mode == "distinct" else encode_captions
+    summary = encode(
         source, out, encoder, make_format("parquet"), fragment_size=8, engine=RayEngine(workers=2)
     )
     result = [summary.encoded, summary.missing]
@@ -113,6 +116,27 @@ def test_ray_writes_what_the_local_engine_writes(mode, tmp_path, monkeypatch):
     )
     assert files(tmp_path / "ray") == files(tmp_path / "local")
     assert run(source, tmp_path / "ray", "one machine", tmp_path) == [0, 0]
+
+
+def test_ray_writes_the_distinct_captions_that_the_local_engine_writes(tmp_path, monkeypatch):
+    source = tmp_path / "captions.txt"
+    source.write_text("".join(f"picture {number % 90} of a cat\n" for number in range(200)))
+    assert run(source, tmp_path / "ray", "distinct", tmp_path) == [90, 0]
+    threads = json.loads((tmp_path / "ray" / "keys" / "_plan.json").read_text())["threads"]
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+    encoder = CaptionEncoder(
+        tiny.GOLDEN / "tiny_text_encoder.safetensors",
+        model_options=tiny.MODEL_OPTIONS,
+        device="cpu",
+        dtype="fp32",
+    )
+    encode_distinct(
+        str(source), str(tmp_path / "local"), encoder, make_format("parquet"), fragment_size=8
+    )
+    found, expected = files(tmp_path / "ray"), files(tmp_path / "local")
+    for one in (found, expected):
+        del one["embeddings/_plan.json"]  # it names the folder that it reads
+    assert found == expected
 
 
 def test_an_error_of_a_worker_is_said_as_it_is(tmp_path):

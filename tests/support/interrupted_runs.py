@@ -1,4 +1,4 @@
-"""Runs of ``encode_captions`` in processes of their own, killed at random moments."""
+"""Runs of an encoding function in processes of their own, killed at random moments."""
 
 import os
 import random
@@ -11,7 +11,7 @@ from pathlib import Path
 RUN = """
 import sys
 from sd2_clip.dataset import CaptionEncoder
-from sd2_clip.dataset.encode_captions import encode_captions
+from sd2_clip.dataset.{function} import {function}
 from sd2_clip.dataset.formats import make_format
 import tiny
 encoder = CaptionEncoder(
@@ -21,17 +21,17 @@ encoder = CaptionEncoder(
     dtype="fp32",
 )
 print("started", flush=True)
-encode_captions(*sys.argv[1:], encoder, make_format("parquet"), fragment_size=8)
+{function}(*sys.argv[1:], encoder, make_format("parquet"), fragment_size=8)
 print("finished", flush=True)
 """
 
 
-def start(source, out, folder):
+def start(source, out, folder, function):
     (folder / "sd2_clip").unlink(missing_ok=True)
     (folder / "sd2_clip").symlink_to(Path(__file__).parents[2], target_is_directory=True)
     path = os.pathsep.join([str(folder), str(Path(__file__).parent)])
     return subprocess.Popen(
-        [sys.executable, "-c", RUN, source, out],
+        [sys.executable, "-c", RUN.replace("{function}", function), source, out],
         env=os.environ | {"PYTHONPATH": path},
         stdout=subprocess.PIPE,
         text=True,
@@ -39,12 +39,15 @@ def start(source, out, folder):
     )
 
 
-def kill_and_begin_again(source, out, folder, kills, *, seed):
-    """Kill the process group of a run *kills* times at random moments, then let one finish."""
+def kill_and_begin_again(source, out, folder, kills, *, seed, function="encode_captions"):
+    """Kill the process group of a run *kills* times at random moments, then let one finish.
+
+    Return how many runs were killed: fewer if all was done before.
+    """
     moments = random.Random(seed)
     killed = 0
     while killed < kills:
-        with start(source, out, folder) as process:
+        with start(source, out, folder, function) as process:
             assert process.stdout.readline() == "started\n"
             time.sleep(moments.uniform(0.05, 1.5))
             if process.poll() is None:
@@ -52,5 +55,6 @@ def kill_and_begin_again(source, out, folder, kills, *, seed):
                 killed += 1
             elif killed:
                 break  # it was finished; all that is left is to compare
-    with start(source, out, folder) as process:
+    with start(source, out, folder, function) as process:
         assert "finished" in process.communicate()[0]
+    return killed
