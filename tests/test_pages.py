@@ -149,6 +149,7 @@ def test_snippets_about_data_sets_run_as_printed(
     pytest.importorskip("pyarrow", reason="pyarrow is in the extra [dataset]")
     from sd2_clip.dataset import CaptionEncoder, caption_encoder
     from sd2_clip.dataset.encode_captions import encode_captions
+    from sd2_clip.dataset.encode_distinct import encode_distinct
     from sd2_clip.dataset.formats import make_format
 
     small = load_clip_module.load_clip
@@ -157,9 +158,11 @@ def test_snippets_about_data_sets_run_as_printed(
         "load_clip",
         lambda *arguments, model_options, **options: small(*arguments, **options),
     )
-    Path("captions.txt").write_text("a cat\na dog\n", encoding="utf-8")
+    captions = ["a cat", "a dog", "a cat", "a fox", "a dog", "A  DOG"]  # the page reads row 5
+    Path("captions.txt").write_text("".join(f"{one}\n" for one in captions), encoding="utf-8")
     encoder = CaptionEncoder(CHECKPOINTS[0], device="cpu")
     encode_captions("captions.txt", "embeddings", encoder, make_format("safetensors"))
+    encode_distinct("captions.txt", "OUT", encoder, make_format("safetensors"))
     data = MapsBatches()
     names: dict[str, Any] = {
         "epoch": 0,

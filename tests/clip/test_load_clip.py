@@ -241,7 +241,7 @@ def pipeline(**parts):
         (pipeline(), "got a StableDiffusionPipeline.$"),
         (None, "got a NoneType"),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__ if not isinstance(value, str) else value,
 )
 def test_what_is_not_an_encoder_in_memory_is_named(source, message):
     with pytest.raises(SD2ClipError, match=message):
