@@ -162,7 +162,7 @@ def test_options_that_are_alike_are_labelled_and_saved_as_before(steps: Any) -> 
         for node in steps.page.evaluate("app.graph.serialize()")["nodes"]
         if node["type"] == ENCODER
     ]
-    assert values[1:] == ["comfy", "comfy", "none", 0, 0, "tokens"]
+    assert values[1:] == ["comfy", "comfy", "none", 0, 0, "tokens", "chunk"]
 
 
 def overlapping(boxes: Mapping[str, tuple[float, float, float, float]]) -> list[tuple[str, str]]:
