@@ -9,7 +9,6 @@ import torch
 
 from ..host.interface import Clip
 from ..host.standalone_clip import StandaloneClip
-from .prompt_embeds import prompt_embeds, single_cond
 
 
 class LibraryClip(StandaloneClip):
@@ -17,7 +16,11 @@ class LibraryClip(StandaloneClip):
 
     def encode(self, text: str, **options: Any) -> torch.Tensor:
         """Encode text to *cond*, (1, T, 1024); *options* are the fields of ``EncodeOptions``."""
-        return single_cond(self, text, **options) if options else super().encode(text)
+        if not options:
+            return super().encode(text)
+        from .prompt_embeds import single_cond  # here and below: loading a file needs none of it
+
+        return single_cond(self, text, **options)
 
     def prompt_embeds(
         self,
@@ -29,6 +32,8 @@ class LibraryClip(StandaloneClip):
         **options: Any,
     ) -> Any:
         """Encode prompts for a diffusers pipeline; see the function ``prompt_embeds``."""
+        from .prompt_embeds import prompt_embeds
+
         return prompt_embeds(self, prompts, negatives, device=device, dtype=dtype, **options)
 
 

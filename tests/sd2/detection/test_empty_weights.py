@@ -86,9 +86,13 @@ def test_a_download_with_half_of_its_contents_is_refused(tmp_path, case):
     path = half_empty(write_case(case, tmp_path))
     with pytest.raises(SD2ClipError) as caught:
         detect(path, CONFIG)
-    # A pickle's directory or list of storages is at its end, and gone.
-    expected = BrokenEncoderError if case.save == "safetensors" else UnreadableFileError
-    assert isinstance(caught.value, expected)
+    # A zip's directory is at its end, and gone. The old format lists its storages before their
+    # data, by keys that are addresses: with luck, the list is in the half that is there.
+    expected = {
+        "safetensors": BrokenEncoderError,
+        "legacy": (BrokenEncoderError, UnreadableFileError),
+    }
+    assert isinstance(caught.value, expected.get(case.save, UnreadableFileError))
     assert "ownload" in str(caught.value) or "damaged" in str(caught.value)
 
 
