@@ -19,6 +19,8 @@ from sd2_clip.sd2.config import load_config
 from sd2_clip.sd2.errors import OptionError, SD2ClipError
 from transformers import CLIPTextModel, CLIPTokenizer
 
+pytestmark = pytest.mark.slow  # whole data sets and files
+
 OPTIONS = {"clip_h_model_config": layouts.TINY_CONFIG}
 TEXT = "a photograph of an astronaut riding a horse"
 CASES = {case.name: case for case in layouts.CASES}

@@ -13,6 +13,8 @@ from sd2_clip.sd2.errors import SD2ClipError
 from sd2_clip.sd2.files.file_hash import file_digest
 from sd2_clip.sd2.published_values import EncodedRows
 
+pytestmark = pytest.mark.slow  # whole data sets and files
+
 COLUMNS = range(0, 32, 2)
 
 

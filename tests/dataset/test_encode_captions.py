@@ -20,6 +20,8 @@ from sd2_clip.dataset.plan import OutFolderError
 from sd2_clip.dataset.storage import StorageError
 from sd2_clip.sd2.errors import OptionError
 
+pytestmark = pytest.mark.slow  # whole data sets and files
+
 pytest.importorskip("pyarrow", reason="pyarrow is in the extra [dataset]")
 
 FILE = tiny.GOLDEN / "tiny_text_encoder.safetensors"

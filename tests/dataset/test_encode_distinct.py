@@ -23,6 +23,8 @@ from sd2_clip.sd2.errors import OptionError
 pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is in the extra [dataset]")
 from pyarrow import compute, dataset  # noqa: E402 where there is pyarrow
 
+pytestmark = pytest.mark.slow  # whole data sets and files
+
 # Tokens, not texts, are compared: "A  Cat 3" is "a cat 3".
 TEXTS = [f"a cat {number % 20}" for number in range(60)]
 TEXTS += ["A  Cat 3", "", "", "word " * 75, "word " * 80]

@@ -21,6 +21,8 @@ from sd2_clip.sd2.errors import OptionError
 pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is in the extra [dataset]")
 from pyarrow import parquet  # noqa: E402
 
+pytestmark = pytest.mark.slow  # whole data sets and files
+
 TEXTS = ["a cat", "a (red:1.2) dog, 東京", "", "word " * 80, "a cat", "v1.0 / x"]
 KEYS = ["1.jpg", "b/2.5.jpg", "../3", "4", "5", "6"]
 SIZE = 4
