@@ -156,7 +156,7 @@ def open_parquet(folder: Folder, name: str) -> Any:
         raise CaptionsError(f"{name}: reading parquet needs pyarrow. {NEEDS_PYARROW}") from error
     try:
         file = parquet.ParquetFile(folder.path_or_file(name))
-    except (ArrowException, OSError, MemoryError) as error:
+    except (ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
         raise CaptionsError(f"{name} cannot be read as parquet: {error}") from error
     groups = range(file.metadata.num_row_groups)
     counts = [file.metadata.row_group(index).num_rows for index in groups]

@@ -187,7 +187,8 @@ def test_commands_run_as_printed(tmp_path: Path) -> None:
     (tmp_path / "sd2_clip").symlink_to(ROOT, target_is_directory=True)
     encoder = layouts.canonical_encoder(SD2_CONFIG, dtype=torch.float16)
     layouts.save_safetensors(encoder, tmp_path / CHECKPOINTS[0])
-    torch.save(encoder, tmp_path / CHECKPOINTS[1])
+    for name in CHECKPOINTS[1:]:
+        torch.save(encoder, tmp_path / name)
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / CHECKPOINTS[0]).symlink_to(tmp_path / CHECKPOINTS[0])
     workflow = json.loads(smallest_workflow())

@@ -298,7 +298,7 @@ def _arrow_rows(stream: BinaryIO, name: str) -> Iterator[Row]:
             batch.validate(full=True)  # else offsets may lead outside of the memory that was read
             for start in range(0, batch.num_rows, _ROWS_AT_A_TIME):
                 yield from map(Row, batch.slice(start, _ROWS_AT_A_TIME).to_pylist())
-    except (pyarrow.ArrowException, OSError, MemoryError) as error:  # a length may say anything
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
         reason = str(error) or type(error).__name__
         raise CaptionsError(f"{name} cannot be read as Arrow: {reason}") from error
 
