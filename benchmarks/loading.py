@@ -66,12 +66,9 @@ def read_bytes(path: str) -> Result:
 
 
 def ours(path: str, dtype: str = "fp32", *, wait: bool = False) -> Result:
-    import torch
     from sd2_clip.clip.load_clip import load_clip
-    from sd2_clip.sd2.sd2_tokenizer import SD2Tokenizer
 
-    SD2Tokenizer().tokenize_with_weights("once")  # its libraries are no part of loading
-    torch.zeros(1).half()
+    warm_up()
     before = memory("VmRSS")
     started = clock()
     clip = load_clip(path, device="cpu", dtype=dtype)
@@ -113,15 +110,21 @@ def torch_load(path: str) -> Result:
     return {"seconds": clock() - started, "peak": memory("VmHWM") - before}
 
 
-def first_prompts(path: str, prompts: int = 1, *, packs: bool = True) -> Result:
-    """Time loading and the first prompt, and what *prompts* prompts add to private memory."""
+def warm_up() -> None:
+    """Load libraries that are no part of loading a file."""
     import torch
-    from sd2_clip.clip.load_clip import load_clip
-    from sd2_clip.sd2.model import onednn
     from sd2_clip.sd2.sd2_tokenizer import SD2Tokenizer
 
     SD2Tokenizer().tokenize_with_weights("once")
     torch.zeros(1).half()
+
+
+def first_prompts(path: str, prompts: int = 1, *, packs: bool = True) -> Result:
+    """Time loading and the first prompt, and what *prompts* prompts add to private memory."""
+    from sd2_clip.clip.load_clip import load_clip
+    from sd2_clip.sd2.model import onednn
+
+    warm_up()
     if not packs:
         onednn.PACK_AFTER = math.inf
     before = memory("RssAnon")

@@ -19,6 +19,7 @@ DTYPES = ("auto", "fp32", "fp16", "bf16")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     # No torch: the options are declarations.
     from ..clip.encode_options import ENCODE_OPTIONS, EncodeOptions
+    from .encode_arguments import flag_of, help_of
 
     parser.add_argument("a", metavar="A", help="a prompt; with --text, a model file or folder")
     parser.add_argument("b", metavar="B", help="what to compare it with: another, or the same")
@@ -39,14 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options = parser.add_argument_group(
         "encoding", "One value, or A's and B's with a comma between them: comfy,A1111."
     )
-    for name, option in ENCODE_OPTIONS.items():
-        default = getattr(EncodeOptions, name)
-        options.add_argument(
-            f"--{name.replace('_', '-')}",
-            metavar="VALUE",
-            default=str(default),
-            help=f"{option.help} (default: {default})".replace("%", "%%"),
-        )
+    for name in ENCODE_OPTIONS:
+        default = str(getattr(EncodeOptions, name))
+        options.add_argument(flag_of(name), metavar="VALUE", default=default, help=help_of(name))
     options.add_argument(
         "--dtype",
         metavar="VALUE",
@@ -107,10 +103,12 @@ def _encoded(arguments: argparse.Namespace) -> tuple[EncodedText, EncodedText]:
 
 def _both(name: str, text: str) -> tuple[str, str]:
     """Return the value for A and the one for B."""
+    from .encode_arguments import flag_of
+
     values = [part.strip() for part in text.split(",")]
     if len(values) > 2:
         raise OptionError(
-            f"--{name.replace('_', '-')} has {len(values)} values; it takes one, or A's and B's."
+            f"{flag_of(name)} has {len(values)} values; it takes one, or A's and B's."
         )
     return values[0], values[-1]
 

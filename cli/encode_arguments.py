@@ -12,12 +12,21 @@ def add_encode_arguments(parser: argparse.ArgumentParser) -> None:
     """Add one option for each field of ``EncodeOptions``, named alike."""
     group = parser.add_argument_group("encoding, as the node Encode SD2 Text")
     for name, option in ENCODE_OPTIONS.items():
-        flag = f"--{name.replace('_', '-')}"
-        help = f"{option.help} (default: {getattr(EncodeOptions, name)})"
         if isinstance(option, Choice):
-            group.add_argument(flag, choices=option.choices, help=help)
+            group.add_argument(flag_of(name), choices=option.choices, help=help_of(name))
         else:
-            group.add_argument(flag, metavar="N", type=int, help=help)
+            group.add_argument(flag_of(name), metavar="N", type=int, help=help_of(name))
+
+
+def flag_of(name: str) -> str:
+    """Return the option of the command for a field of ``EncodeOptions``."""
+    return f"--{name.replace('_', '-')}"
+
+
+def help_of(name: str) -> str:
+    """Return the help of that option."""
+    text = f"{ENCODE_OPTIONS[name].help} (default: {getattr(EncodeOptions, name)})"
+    return text.replace("%", "%%")
 
 
 def given_options(arguments: argparse.Namespace) -> dict[str, Any]:

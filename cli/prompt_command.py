@@ -12,7 +12,7 @@ from ..clip.encode_options import EncodeOptions
 from ..clip.fixed_prompts import PRESETS, FixedPrompt, Preset
 from ..sd2.errors import OptionError, and_more
 from ..sd2.files.atomic_write import check_writable, write_safetensors, write_torch_file
-from .encode_arguments import add_encode_arguments, given_options
+from .encode_arguments import add_encode_arguments, flag_of, given_options
 from .path_argument import path_argument
 
 SUFFIXES = (".safetensors", ".pt")
@@ -133,6 +133,6 @@ def _wanted(arguments: argparse.Namespace) -> Preset:
         )
     fixed = [*options, *(["key"] if arguments.key is not None else [])]
     if fixed:
-        flags = and_more([f"--{name.replace('_', '-')}" for name in fixed])
+        flags = and_more([flag_of(name) for name in fixed])
         raise OptionError(f"--for {arguments.preset} decides {flags} itself. Leave that out.")
     return replace(preset, dtype=arguments.dtype or preset.dtype)

@@ -49,7 +49,7 @@ def prompt_embeds(
     longest = max(lengths.values())
     if options.get("padding") == "none":
         if len(set(lengths.values())) > 1:
-            counts = ", ".join(str(lengths[text] - 2) for text in dict.fromkeys(texts))
+            counts = ", ".join(str(lengths[text] - 2) for text in distinct)
             raise OptionError(
                 f"padding 'none' cannot bring texts of {counts} tokens to one length. Encode them "
                 "one by one, or set padding to 'chunk'."

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from ..sd2.detection.detection import Detection
-from ..sd2.files.checkpoint import Checkpoint, open_checkpoint
+from ..sd2.files.checkpoint import Checkpoint
 from ..sd2.files.file_hash import file_digest
 from ..sd2.published_values import KNOWN_FILES, EncodedRows, empty_prompt_rows
 from .load_clip import RANDOM_WEIGHTS_KEY, AnyPath, load_clip
@@ -124,7 +124,7 @@ def verify_encoder(
     """
     clip = load_clip(path, device="cpu", dtype="fp32", model_options=model_options)
     source: EncoderSource = clip.cond_stage_model.source
-    checkpoint = open_checkpoint(path)
+    checkpoint = source.reopen()
     return Verification(
         detection=source.detection,
         precision=_precision(checkpoint, source.detection),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,22 +41,36 @@ def _names() -> list[str]:
 
 
 def _resolve(conditioning_name: str) -> Path:
-    name = conditioning_name.replace("\\", "/")
-    current = host.current()
-    folders = [current.input_directory(), current.output_directory()]
-    if name.endswith(FROM_OUTPUT):
-        name, folders = name.removesuffix(FROM_OUTPUT), folders[1:]
-    elif name.endswith(FROM_EMBEDDINGS):
-        name, folders = name.removesuffix(FROM_EMBEDDINGS), [*current.model_folders("embeddings")]
-    for folder in folders:
-        path = locate(folder, name)
-        if path is not None:
-            return path
+    embeddings = host.current().model_folders("embeddings")
+    path, folders = find_saved(conditioning_name, {FROM_EMBEDDINGS: embeddings})
+    if path is not None:
+        return path
     searched = ", ".join(map(str, folders))
     raise ModelNotFoundError(
         f"Conditioning {conditioning_name!r} is not in {searched}. Save it there with Save SD2 "
         "Conditioning, or choose a file of the list."
     )
+
+
+def find_saved(
+    name: str,
+    others: Mapping[str, Sequence[Path]] | None = None,
+    is_wanted: Callable[[Path], bool] = Path.exists,
+) -> tuple[Path | None, Sequence[Path]]:
+    """Return what a name of a list stands for, if it is there, and the folders searched for it.
+
+    A name without a suffix is in the input or the output folder. *others* are the folders of names
+    with other suffixes than ``FROM_OUTPUT``.
+    """
+    current = host.current()
+    below = name.replace("\\", "/")
+    folders: Sequence[Path] = [current.input_directory(), current.output_directory()]
+    for suffix, places in {FROM_OUTPUT: folders[1:], **(others or {})}.items():
+        if below.endswith(suffix):
+            below, folders = below.removesuffix(suffix), places
+            break
+    found = (locate(folder, below) for folder in folders)
+    return next((path for path in found if path is not None and is_wanted(path)), None), folders
 
 
 class SaveSD2Conditioning:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import host
-from ..host.model_folders import ModelNotFoundError, locate, walk
+from ..host.model_folders import ModelNotFoundError, walk
 from ..sd2.errors import SD2ClipError
-from .conditioning import FROM_OUTPUT
+from .conditioning import FROM_OUTPUT, find_saved
 
 if TYPE_CHECKING:
     from ..host.interface import Conditioning
@@ -33,15 +33,9 @@ def _sets(folder: Path) -> Iterator[str]:
 
 
 def _resolve(name: str) -> Path:
-    current = host.current()
-    folders = [current.input_directory(), current.output_directory()]
-    below = name.replace("\\", "/")
-    if below.endswith(FROM_OUTPUT):
-        below, folders = below.removesuffix(FROM_OUTPUT), folders[1:]
-    for folder in folders:
-        path = locate(folder, below)
-        if path is not None and path.is_dir():
-            return path
+    path, folders = find_saved(name, is_wanted=Path.is_dir)
+    if path is not None:
+        return path
     searched = ", ".join(map(str, folders))
     raise ModelNotFoundError(
         f"The folder of embeddings {name!r} is not in {searched}. Write it there with sd2-clip "

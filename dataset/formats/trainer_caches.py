@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import io
-from collections.abc import Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ...sd2.errors import OptionError
+from ...sd2.files.atomic_write import torch_bytes
 from ..encoded_rows import LATENTS, EncodedRows, OutputFile, valid_text
 from ..inputs.captions import Caption
 from .base import Format
@@ -19,28 +20,46 @@ VIEWS = ("side view", "front view", "back view", "overhead view")
 """What threestudio appends to a prompt for the directions it looks from."""
 
 
-class SimpleTuner(Format):
-    """SimpleTuner's text embeds for SD2; its file names say nothing of the weights."""
+class _FilePerText(Format, ABC):
+    """Has a file of ``torch.save`` for each distinct text, found by the text."""
 
-    name = "simpletuner"
     per_fragment = False
 
     def files(
         self, rows: EncodedRows, stem: str, settings: Mapping[str, Any]
     ) -> Iterator[OutputFile]:
-        latents = rows.tensors[LATENTS]
-        for text, row in _distinct(rows).items():
-            name = f"{_md5(text)}-sd2x.pt"
-            yield OutputFile(name, _saves({"prompt_embeds": latents[row : row + 1].clone()}))
+        texts = {caption.text: row for caption, row in zip(rows.captions, rows.row_of, strict=True)}
+        for text, row in texts.items():
+            data = torch_bytes(self.value(rows.tensors[LATENTS][row].clone()))
+            yield OutputFile(self.file_name(text), _writes(data))
+
+    @abstractmethod
+    def file_name(self, text: str) -> str:
+        """Return the name of the file of *text*."""
+
+    @abstractmethod
+    def value(self, latents: torch.Tensor) -> object:
+        """Return what the file holds; *latents* are (77, 1024)."""
 
 
-class Threestudio(Format):
+class SimpleTuner(_FilePerText):
+    """SimpleTuner's text embeds for SD2; its file names say nothing of the weights."""
+
+    name = "simpletuner"
+
+    def file_name(self, text: str) -> str:
+        return f"{_md5(text)}-sd2x.pt"
+
+    def value(self, latents: torch.Tensor) -> object:
+        return {"prompt_embeds": latents.unsqueeze(0)}
+
+
+class Threestudio(_FilePerText):
     """threestudio's cache: fp32, for each prompt itself and its four views."""
 
     name = "threestudio"
     options = ("model_name",)
     needs_encoder = True
-    per_fragment = False
     rows = 200
     """Each is five captions."""
 
@@ -61,30 +80,19 @@ class Threestudio(Format):
         }
         return [Caption(text, text) for text in texts]
 
-    def files(
-        self, rows: EncodedRows, stem: str, settings: Mapping[str, Any]
-    ) -> Iterator[OutputFile]:
-        latents = rows.tensors[LATENTS]
-        for text, row in _distinct(rows).items():
-            name = f"{_md5(f'{self.chosen.model_name}-{text}')}.pt"
-            yield OutputFile(name, _saves(latents[row].clone()))
+    def file_name(self, text: str) -> str:
+        return f"{_md5(f'{self.chosen.model_name}-{text}')}.pt"
+
+    def value(self, latents: torch.Tensor) -> object:
+        return latents
 
 
-def _distinct(rows: EncodedRows) -> dict[str, int]:
-    """Return the row of each distinct text."""
-    return {caption.text: row for caption, row in zip(rows.captions, rows.row_of, strict=True)}
+def _writes(data: bytes) -> Callable[[BinaryIO], None]:
+    def write(file: BinaryIO) -> None:
+        file.write(data)
+
+    return write
 
 
 def _md5(text: str) -> str:
     return hashlib.md5(valid_text(text).encode(), usedforsecurity=False).hexdigest()
-
-
-def _saves(value: torch.Tensor | dict[str, torch.Tensor]) -> Any:
-    def write(file: BinaryIO) -> None:
-        import torch
-
-        data = io.BytesIO()  # whose name is in the file: the same for all
-        torch.save(value, data)
-        file.write(data.getvalue())
-
-    return write

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import secrets
@@ -91,19 +92,22 @@ def write_safetensors(
         ) from error
 
 
-def write_torch_file(path: Path, value: object) -> None:
-    """Write *path* with ``torch.save``, whole or not at all; raises ``OptionError`` if that fails.
-
-    For small values: they are packed in memory first, so that the bytes do not depend on the name.
-    """
-    import io
-
+def torch_bytes(value: object) -> bytes:
+    """Return what ``torch.save`` writes. In memory, because a file's bytes depend on its name."""
     import torch
 
     data = io.BytesIO()
     torch.save(value, data)
+    return data.getvalue()
+
+
+def write_torch_file(path: Path, value: object) -> None:
+    """Write *path* with ``torch.save``, whole or not at all; raises ``OptionError`` if that fails.
+
+    For small values, which are packed in memory.
+    """
     try:
-        write_bytes(path, data.getvalue())
+        write_bytes(path, torch_bytes(value))
     except OSError as error:
         raise OptionError(f"{path} cannot be written: {error.strerror or error}.") from error
 

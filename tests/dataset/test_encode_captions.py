@@ -50,8 +50,7 @@ def write(path, texts):
 
 def new_encoder(**options):
     """An encoder that records the chunks it encodes, those that fill up batches left out."""
-    options = {"device": "cpu", "dtype": "fp32", "store": "fp16"} | options
-    encoder = CaptionEncoder(FILE, model_options=tiny.MODEL_OPTIONS, **options)
+    encoder = tiny.caption_encoder(**options)
     encoder.encoded = []
     encode = encoder.encode_chunks
 

@@ -54,17 +54,10 @@ def write(path, texts):
     return path
 
 
-def new_encoder(**options):
-    options = {"device": "cpu", "dtype": "fp32"} | options
-    return CaptionEncoder(
-        tiny.GOLDEN / "tiny_text_encoder.safetensors", model_options=tiny.MODEL_OPTIONS, **options
-    )
-
-
 def encode(source, out, encoder=None, *, format="safetensors", **options):
     options = {"fragment_size": 4} | options
     return encode_distinct.encode_distinct(
-        str(source), str(out), encoder or new_encoder(), make_format(format), **options
+        str(source), str(out), encoder or tiny.caption_encoder(), make_format(format), **options
     )
 
 
@@ -98,7 +91,11 @@ def test_each_distinct_caption_is_encoded_once(format, source, out):
 def test_every_key_finds_the_embedding_of_its_caption(format, source, out, tmp_path):
     encode(source, out, format=format)
     encode_captions(
-        str(source), str(tmp_path / "all"), new_encoder(), make_format(format), fragment_size=100
+        str(source),
+        str(tmp_path / "all"),
+        tiny.caption_encoder(),
+        make_format(format),
+        fragment_size=100,
     )
     everything = EncodedCaptions(tmp_path / "all")
     for (key, caption, found), expected in zip(joined(out), everything, strict=True):
@@ -118,7 +115,7 @@ def test_the_table_of_keys_says_what_each_caption_was(source, out):
     assert rows[3]["content_id"] == rows[60]["content_id"] != rows[4]["content_id"]
     assert [row["truncated"] for row in rows[-2:]] == [False, True]
     assert rows[-2]["content_id"] == rows[-1]["content_id"]
-    batch = new_encoder()({"caption": [TEXTS[3]]})
+    batch = tiny.caption_encoder()({"caption": [TEXTS[3]]})
     assert batch["content_id"].tolist() == [rows[3]["content_id"]]
 
 
@@ -273,29 +270,31 @@ def test_a_format_that_is_found_by_its_text_is_refused(format, source, out):
     options = {"model_name": "sd2"} if format == "threestudio" else {}
     with pytest.raises(OptionError, match=f"--format {format} has a file for each text already"):
         encode_distinct.encode_distinct(
-            str(source), str(out), new_encoder(), make_format(format, **options)
+            str(source), str(out), tiny.caption_encoder(), make_format(format, **options)
         )
     assert not out.exists()
 
 
 def test_a_folder_with_other_files_is_left_alone(source, out):
-    encode_captions(str(source), str(out), new_encoder(), make_format())
+    encode_captions(str(source), str(out), tiny.caption_encoder(), make_format())
     before = files(out)
     with pytest.raises(OutFolderError, match=r"contains other files .*_done.* choose a new or"):
         encode(source, out)
     assert files(out) == before
     encode(source, out.parent / "distinct")
     with pytest.raises(OutFolderError, match=r"contains other files .distinct/"):
-        encode_captions(str(source), str(out.parent / "distinct"), new_encoder(), make_format())
+        encode_captions(
+            str(source), str(out.parent / "distinct"), tiny.caption_encoder(), make_format()
+        )
 
 
 def test_other_settings_never_mix(source, out):
     encode(source, out)
     before = files(out)
     with pytest.raises(OutFolderError, match="tokenizer: openclip, now diffusers"):
-        encode(source, out, new_encoder(tokenizer="diffusers"))
+        encode(source, out, tiny.caption_encoder(tokenizer="diffusers"))
     with pytest.raises(OutFolderError, match=r"layer: 3 of 4.*, now 4 of 4"):
-        encode(source, out, new_encoder(layer="last"))
+        encode(source, out, tiny.caption_encoder(layer="last"))
     assert files(out) == before
 
 

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 import tiny
-from sd2_clip.dataset import CaptionEncoder, EncodedCaptions
+from sd2_clip.dataset import EncodedCaptions
 from sd2_clip.dataset.encode_captions import encode_captions
 from sd2_clip.dataset.encode_distinct import encode_distinct
 from sd2_clip.dataset.formats import make_format
@@ -47,12 +47,7 @@ def bucket(monkeypatch):
     [(encode_captions, "", 40), (encode_distinct, "embeddings", 30)],
 )
 def test_captions_come_from_a_bucket_and_embeddings_go_to_one(encode, folder, distinct, bucket):
-    encoder = CaptionEncoder(
-        tiny.GOLDEN / "tiny_text_encoder.safetensors",
-        model_options=tiny.MODEL_OPTIONS,
-        device="cpu",
-        dtype="fp32",
-    )
+    encoder = tiny.caption_encoder()
     lines = [f"{json.dumps({'caption': text})}\n" for text in TEXTS]
     bucket.pipe_file("bucket/in/a.jsonl", "".join(lines).encode())
     out = "gs://bucket/data/out"

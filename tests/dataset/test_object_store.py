@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 import tiny
-from sd2_clip.dataset import CaptionEncoder, EncodedCaptions
+from sd2_clip.dataset import EncodedCaptions
 from sd2_clip.dataset import storage as storage_module
 from sd2_clip.dataset.encode_captions import encode_captions
 from sd2_clip.dataset.formats import make_format
@@ -82,12 +82,7 @@ def server(monkeypatch):
 
 
 def encode(source, out, **options):
-    encoder = CaptionEncoder(
-        tiny.GOLDEN / "tiny_text_encoder.safetensors",
-        model_options=tiny.MODEL_OPTIONS,
-        device="cpu",
-        dtype="fp32",
-    )
+    encoder = tiny.caption_encoder()
     format = make_format("parquet")
     return encode_captions(source, out, encoder, format, fragment_size=8, **options)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import tiny
-from sd2_clip.dataset import CaptionEncoder
 from sd2_clip.dataset.encode_captions import encode_captions
 from sd2_clip.dataset.encode_distinct import encode_distinct
 from sd2_clip.dataset.formats import make_format
@@ -105,12 +104,7 @@ def test_ray_writes_what_the_local_engine_writes(mode, tmp_path, monkeypatch):
     assert (tmp_path / "ray.killed").exists() == (mode == "kill")
     threads = json.loads((tmp_path / "ray" / "_plan.json").read_text())["threads"]
     monkeypatch.setattr("torch.get_num_threads", lambda: threads)
-    encoder = CaptionEncoder(
-        tiny.GOLDEN / "tiny_text_encoder.safetensors",
-        model_options=tiny.MODEL_OPTIONS,
-        device="cpu",
-        dtype="fp32",
-    )
+    encoder = tiny.caption_encoder()
     encode_captions(
         str(source), str(tmp_path / "local"), encoder, make_format("parquet"), fragment_size=8
     )
@@ -124,12 +118,7 @@ def test_ray_writes_the_distinct_captions_that_the_local_engine_writes(tmp_path,
     assert run(source, tmp_path / "ray", "distinct", tmp_path) == [90, 0]
     threads = json.loads((tmp_path / "ray" / "keys" / "_plan.json").read_text())["threads"]
     monkeypatch.setattr("torch.get_num_threads", lambda: threads)
-    encoder = CaptionEncoder(
-        tiny.GOLDEN / "tiny_text_encoder.safetensors",
-        model_options=tiny.MODEL_OPTIONS,
-        device="cpu",
-        dtype="fp32",
-    )
+    encoder = tiny.caption_encoder()
     encode_distinct(
         str(source), str(tmp_path / "local"), encoder, make_format("parquet"), fragment_size=8
     )

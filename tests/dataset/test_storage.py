@@ -7,7 +7,7 @@ import sys
 import fsspec
 import pytest
 import tiny
-from sd2_clip.dataset import CaptionEncoder, EncodedCaptions
+from sd2_clip.dataset import EncodedCaptions
 from sd2_clip.dataset.encode_captions import encode_captions
 from sd2_clip.dataset.encode_distinct import encode_distinct
 from sd2_clip.dataset.formats import make_format
@@ -30,12 +30,7 @@ def memory():
 )
 def test_captions_come_from_a_store_and_embeddings_go_to_one(encode, folder, distinct, memory):
     pytest.importorskip("pyarrow", reason="pyarrow is in the extra [dataset]")
-    encoder = CaptionEncoder(
-        tiny.GOLDEN / "tiny_text_encoder.safetensors",
-        model_options=tiny.MODEL_OPTIONS,
-        device="cpu",
-        dtype="fp32",
-    )
+    encoder = tiny.caption_encoder()
     lines = [f"{json.dumps({'caption': text})}\n" for text in TEXTS]
     memory.pipe_file("/in/a.jsonl", "".join(lines).encode())
     out = "memory://data/out"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import tiny
 from interrupted_runs import kill_and_begin_again
-from sd2_clip.dataset import CaptionEncoder, EncodedCaptions
+from sd2_clip.dataset import EncodedCaptions
 from sd2_clip.dataset.encode_captions import encode_captions
 from sd2_clip.dataset.formats import make_format
 
@@ -35,13 +35,7 @@ def report(name, value):
 
 
 def new_encoder(**options):
-    return CaptionEncoder(
-        tiny.GOLDEN / "tiny_text_encoder.safetensors",
-        model_options=tiny.MODEL_OPTIONS,
-        device="cpu",
-        dtype="fp32",
-        **options,
-    )
+    return tiny.caption_encoder(**options)
 
 
 def write_captions(folder, count, files=10):

@@ -90,10 +90,7 @@ def _demo(folder: Path, number: int) -> None:
 
 @functools.cache
 def _caption_encoder() -> Any:
-    from sd2_clip.dataset import CaptionEncoder
-
-    file = tiny.GOLDEN / "tiny_text_encoder.safetensors"
-    return CaptionEncoder(file, model_options=tiny.MODEL_OPTIONS, device="cpu", dtype="fp32")
+    return tiny.caption_encoder()
 
 
 def _write_captions(folder: Path) -> None:

@@ -30,6 +30,15 @@ def text_encoder(
     return build_text_encoder(state_dict(), dtype=dtype, model_options=model_options, **options)
 
 
+def caption_encoder(**options: Any) -> Any:
+    """A ``CaptionEncoder`` of the tiny encoder, in fp32 on the CPU unless *options* differ."""
+    from sd2_clip.dataset import CaptionEncoder
+
+    options = {"device": "cpu", "dtype": "fp32"} | options
+    file = GOLDEN / "tiny_text_encoder.safetensors"
+    return CaptionEncoder(file, model_options=MODEL_OPTIONS, **options)
+
+
 def caching_text_encoder() -> SD2ClipModel:
     return text_encoder(setup=EncoderSetup(cache=EncodeCache()))
 
