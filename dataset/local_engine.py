@@ -22,6 +22,10 @@ from .manifest import Sidecar
 AHEAD = 2
 """Fragments that are read and tokenized before they are needed."""
 
+GPU_WRITERS = 4
+"""Fragments that are written at a time beside a GPU, which encodes one faster than a core writes it
+(1,000 captions: 0.15 s of an H100, about a second of a core)."""
+
 
 class LocalEngine:
     """Encodes in this process."""
@@ -45,11 +49,17 @@ def encode_fragments(worker: FragmentEncoder, fragments: Iterable[Fragment]) -> 
     """Encode *fragments* in order; yield the sidecar of each when it is written.
 
     One fragment is encoded while the next is read and tokenized and the last is written, so that
-    memory holds the embeddings of two.
+    memory holds the embeddings of two; of five with a GPU.
     """
     torch.set_num_threads(worker.job.threads)
-    with ThreadPoolExecutor(1, "sd2_clip reader") as reader, ThreadPoolExecutor(1, "writer") as io:
+    device = getattr(worker.encoder, "device", torch.device("cpu"))
+    writers = 1 if device.type == "cpu" else GPU_WRITERS
+    with (
+        ThreadPoolExecutor(1, "sd2_clip reader") as reader,
+        ThreadPoolExecutor(writers, "sd2_clip writer") as writer,
+    ):
         prepared: deque[Future[PreparedFragment]] = deque()
+        written: deque[Future[Sidecar]] = deque()
         iterator = iter(fragments)
 
         def read_ahead() -> None:
@@ -60,18 +70,17 @@ def encode_fragments(worker: FragmentEncoder, fragments: Iterable[Fragment]) -> 
                 prepared.append(reader.submit(worker.prepare, fragment))
 
         read_ahead()
-        written: Future[Sidecar] | None = None
         try:
             while prepared:
                 current = prepared.popleft().result()
                 read_ahead()
                 result = worker.encode(current)
-                if written is not None:
-                    yield written.result()
-                written = io.submit(worker.write, *result)
+                if len(written) == writers:
+                    yield written.popleft().result()
+                written.append(writer.submit(worker.write, *result))
                 del result
-            if written is not None:
-                yield written.result()
+            while written:
+                yield written.popleft().result()
         finally:
             for future in prepared:
                 future.cancel()

@@ -155,7 +155,7 @@ class StandaloneHost:
         import torch
 
         from ..sd2.model.encode_cache import EncodeCache
-        from ..sd2.model.encoder_setup import SETUP_KEY, EncoderSetup
+        from ..sd2.model.encoder_setup import CPU_BATCH, GPU_BATCH, SETUP_KEY, EncoderSetup
         from ..sd2.sd2_clip import build_text_encoder
         from ..sd2.sd2_tokenizer import SD2Tokenizer
         from .standalone_clip import StandaloneClip
@@ -170,6 +170,7 @@ class StandaloneHost:
             product_dtype=placement.product_dtype or torch.float32,
             weights_dtype=placement.dtype,
             cache=EncodeCache() if on_cpu else None,
+            max_batch=CPU_BATCH if on_cpu else GPU_BATCH,
             check_files=source.check_files,
             source=source,
         )

@@ -7,6 +7,7 @@ model.
 from __future__ import annotations
 
 import logging
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
@@ -234,15 +235,17 @@ class SDClipModel(nn.Module):
         device = self.execution_device or next(table.parameters()).device
         pad = self.special_tokens["pad"]
         entries = [entry for chunk in chunks for entry in chunk.entries]
-        ids = [entry if isinstance(entry, int) else pad for entry in entries]
-        at, vectors = [], []
-        for place, entry in enumerate(entries):
-            if not isinstance(entry, int):
-                at.append(place)
-                vectors.append(entry)
+        at = [place for place, entry in enumerate(entries) if not isinstance(entry, int)]
+        vectors = [entries[place] for place in at]
+        for place in at:
+            entries[place] = pad
         pooled_at = [chunk.pooled_at for chunk in chunks if chunk.pooled_at is not None]
-        integers = torch.tensor([*ids, *pooled_at, *at]).to(device)
-        of_ids, of_pooled, of_vectors = torch.split(integers, [len(ids), len(pooled_at), len(at)])
+        # torch takes seven times as long for a list, and a GPU waits for it.
+        numbers = array("q", [*entries, *pooled_at, *at])
+        integers = torch.frombuffer(numbers, dtype=torch.int64).to(device)
+        of_ids, of_pooled, of_vectors = torch.split(
+            integers, [len(entries), len(pooled_at), len(at)]
+        )
         embeds: Tensor = table(of_ids).to(self.setup.compute_dtype)
         if vectors:
             embeds = embeds.index_copy(0, of_vectors, torch.stack(vectors).to(device))

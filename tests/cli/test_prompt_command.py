@@ -48,11 +48,12 @@ def folder(standalone, tmp_path, monkeypatch):
 
 @pytest.fixture
 def clip(folder):
-    return load_clip.load_clip(folder / "sd2.safetensors")
+    return load_clip.load_clip(folder / "sd2.safetensors", device="cpu")
 
 
 def prompt(*words):
-    return cli.main(["prompt", *map(str, words), "--checkpoint", "sd2.safetensors"])
+    common = ["--checkpoint", "sd2.safetensors", "--device", "cpu"]
+    return cli.main(["prompt", *map(str, words), *common])
 
 
 def read(path):

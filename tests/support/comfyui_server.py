@@ -1,4 +1,7 @@
-"""A real ComfyUI, started headless on the CPU and driven through its HTTP API."""
+"""A real ComfyUI, started headless and driven through its HTTP API.
+
+On the CPU; on the GPU if COMFYUI_ON_GPU is set.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +76,8 @@ class ComfyUI:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.address = f"http://127.0.0.1:{port}"
-        command = [python, "main.py", "--cpu", "--port", str(port), *self._folders(base)]
+        device = [] if os.environ.get("COMFYUI_ON_GPU") else ["--cpu"]
+        command = [python, "main.py", *device, "--port", str(port), *self._folders(base)]
         # Some packs load nothing under pytest.
         environment = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}
         with self.log.open("wb") as log:
