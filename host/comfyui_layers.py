@@ -49,11 +49,13 @@ class _ComfyUILayer(WatchedLayer):
         )
 
     def _is_ours(self, input: Tensor) -> bool:
+        if input.device.type != "cpu":  # first: a GPU waits for each layer's Python
+            return False
         model_management.throw_exception_if_processing_interrupted()
         weight = self._parameters.get("weight")
         return (
             type(weight) is nn.Parameter
-            and weight.device.type == input.device.type == "cpu"
+            and weight.device.type == "cpu"
             and weight.dtype in (torch.float32, torch.float16, torch.bfloat16)
             and not torch.compiler.is_compiling()
             and self.is_ordinary()

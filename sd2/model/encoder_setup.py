@@ -20,7 +20,7 @@ SETUP_KEY = "encoder_setup"
 CPU = torch.device("cpu")
 
 CPU_BATCH = 32
-GPU_BATCH = 256
+GPU_BATCH = 128
 """Chunks of a forward pass on a GPU: about 0.7 GB of activations in fp16 at SD2's width.
 
 An H100 computes 32 in less time than their kernels take to launch."""
