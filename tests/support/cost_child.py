@@ -39,6 +39,10 @@ def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
+LONG = 0.3
+"""Seconds from which a measurement is repeated."""
+
+
 def read(reader: str, path: Path) -> None:
     """Read a file as the parser's fuzz target does."""
     if reader.startswith("model"):
@@ -94,6 +98,9 @@ def main(size: int, factor: int, parsers: list[str]) -> None:
     idle = memory("VmRSS")
     for kind in kinds:
         results = [measured(kind, size), measured(kind, size * factor)]
+        if results[1]["seconds"] > LONG:  # what else runs may have disturbed it
+            again = measured(kind, size * factor)["seconds"]
+            results[1]["seconds"] = min(results[1]["seconds"], again)
         for one in results:
             one["peak"] -= idle
         report = {
