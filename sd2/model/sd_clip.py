@@ -10,6 +10,7 @@ import logging
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from numbers import Integral
 from typing import Any
 
@@ -234,18 +235,20 @@ class SDClipModel(nn.Module):
         table = self.transformer.get_input_embeddings()
         device = self.execution_device or next(table.parameters()).device
         pad = self.special_tokens["pad"]
-        entries = [entry for chunk in chunks for entry in chunk.entries]
-        at = [place for place, entry in enumerate(entries) if not isinstance(entry, int)]
-        vectors = [entries[place] for place in at]
-        for place in at:
-            entries[place] = pad
+        ids: list[int] = []
+        at, vectors = [], []
+        for place, entry in enumerate(chain.from_iterable(chunk.entries for chunk in chunks)):
+            if isinstance(entry, int):
+                ids.append(entry)
+            else:
+                ids.append(pad)
+                at.append(place)
+                vectors.append(entry)
         pooled_at = [chunk.pooled_at for chunk in chunks if chunk.pooled_at is not None]
         # torch takes seven times as long for a list, and a GPU waits for it.
-        numbers = array("q", [*entries, *pooled_at, *at])
+        numbers = array("q", [*ids, *pooled_at, *at])
         integers = torch.frombuffer(numbers, dtype=torch.int64).to(device)
-        of_ids, of_pooled, of_vectors = torch.split(
-            integers, [len(entries), len(pooled_at), len(at)]
-        )
+        of_ids, of_pooled, of_vectors = torch.split(integers, [len(ids), len(pooled_at), len(at)])
         embeds: Tensor = table(of_ids).to(self.setup.compute_dtype)
         if vectors:
             embeds = embeds.index_copy(0, of_vectors, torch.stack(vectors).to(device))

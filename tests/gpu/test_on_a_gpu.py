@@ -18,6 +18,9 @@ from sd2_clip.dataset.formats import make_format
 from sd2_clip.sd2.errors import NotFiniteError
 from sd2_clip.sd2.lora.lora_file import read_lora
 
+if not torch.cuda.is_available():
+    pytest.skip("torch sees no CUDA or ROCm card", allow_module_level=True)
+
 FILE = tiny.GOLDEN / "tiny_text_encoder.safetensors"
 EXPECTED = load_file(tiny.GOLDEN / "encode.safetensors")
 TOLERANCE = {"fp32": 1e-4, "fp16": 0.01, "bf16": 0.06}
@@ -32,10 +35,8 @@ PROMPTS = {
 }
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def card() -> torch.device:
-    if not torch.cuda.is_available():
-        pytest.skip("torch sees no CUDA or ROCm card")
     return torch.device("cuda", 0)
 
 
