@@ -193,8 +193,11 @@ function notesContent(answer, drawsOwn, translate) {
     if (drawsOwn) notes.set(translate("drawsOwn"), "");
   }
   for (const tokens of answer.parts) {
-    const { spilled } = countsOf(tokens);
-    if (spilled > 0) notes.set(translate("spill", { n: spilled, number: 2 }), "");
+    const { spilled, perChunk } = countsOf(tokens);
+    if (spilled > 0) {
+      const number = perChunk.length > 2 ? `2–${perChunk.length}` : 2;
+      notes.set(translate("spill", { n: spilled, number }), "");
+    }
     if (tokens.cut_words.length) {
       notes.set(translate("cut", { words: tokens.cut_words.slice(0, 3).join(", ") }), "");
     }
