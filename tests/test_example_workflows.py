@@ -25,6 +25,7 @@ EXAMPLES = {path.stem: path for path in sorted((ROOT / "example_workflows").glob
 PROMPTS = ROOT / "tests" / "workflows"
 LARGEST_PICTURE = 100_000
 DOWNLOADABLE = "v2-1_768-ema-pruned.safetensors"
+CODE_BLOCK = re.compile(r"```(?:python)?\n(.*?)```", re.DOTALL)
 
 each_example = pytest.mark.parametrize("name", EXAMPLES)
 
@@ -44,6 +45,10 @@ def workflow(name):
 
 def prompt(name):
     return json.loads((PROMPTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def notes(name):
+    return [n["widgets_values"][0] for n in workflow(name)["nodes"] if n["type"] == "MarkdownNote"]
 
 
 def meaning(prompt, classes):
@@ -100,6 +105,12 @@ def test_loaders_of_a_file_that_can_be_downloaded_say_where(name):
         assert (model["name"], model["directory"]) == (DOWNLOADABLE, "checkpoints")
         assert model["url"].endswith(f"/resolve/main/{DOWNLOADABLE}")
         assert (model["hash_type"], model["hash"] in readme) == ("SHA256", True)
+
+
+@each_example
+def test_notes_have_no_words_in_code_style(name):
+    """On a coloured note, Nodes 2.0 writes them in blue on blue. Blocks of code are legible."""
+    assert [note for note in notes(name) if "`" in CODE_BLOCK.sub("", note)] == []
 
 
 @each_example
@@ -161,11 +172,9 @@ def test_note_of_the_fixed_prompt_is_right(small_encoder, tmp_path, monkeypatch)
     """Its code reads what is saved; its command writes the same file, as ComfyUI-Marigold's is."""
     name = "Fixed prompt for Marigold"
     monkeypatch.chdir(tmp_path)
-    assert (
-        Executor().execute(validate(read_prompt(prompt(name), NODE_CLASS_MAPPINGS))).error is None
-    )
-    [note] = [node for node in workflow(name)["nodes"] if node["type"] == "MarkdownNote"]
-    [code, command] = re.findall(r"```(?:python)?\n(.*?)```", note["widgets_values"][0], re.DOTALL)
+    execution = Executor().execute(validate(read_prompt(prompt(name), NODE_CLASS_MAPPINGS)))
+    assert execution.error is None, str(execution.error)
+    [code, command] = CODE_BLOCK.findall(notes(name)[0])
     names = {"pipe": SimpleNamespace(dtype=torch.float16)}
     exec(compile(code, name, "exec"), names)
     saved = torch.load("empty_text_embed.pt", weights_only=True)
