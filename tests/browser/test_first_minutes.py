@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from itertools import combinations
 from typing import Any
 
@@ -104,7 +103,11 @@ def test_23_layers_are_told_as_soon_as_the_card_knows(page: Any) -> None:
     page.load(workflow)
     layers = page.page.locator(".sd2c-layer")
     expect(layers).to_have_text(["layer 23 of 24: layer 24 is not in the file"] * 2)
-    expect(layers.first).to_have_class(re.compile("sd2c-bad"))
+    colour = "(layer) => getComputedStyle(layer).color"
+    warning = layers.first.evaluate(colour)
+    page.set_widget(LOADER, "layer", "penultimate")
+    expect(layers).to_have_text(["layer 23 of 24 (SD2 default)"] * 2)
+    assert layers.first.evaluate(colour) != warning
 
 
 @every_frontend
