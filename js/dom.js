@@ -1,6 +1,8 @@
 // @ts-check
 // Builds elements. Strings become text nodes, never markup: prompts and files are untrusted.
 
+import { shortenPaths } from "./path_text.js";
+
 /** @typedef {(Node | string)[]} Content */
 
 /**
@@ -13,6 +15,16 @@ export function element(tag, className = "", content = []) {
   const created = document.createElement(tag);
   if (className) created.className = className;
   created.append(...(typeof content === "string" ? [content] : content));
+  return created;
+}
+
+/**
+ * An element with a text whose long paths are shortened, and whole in its tooltip.
+ * @param {"b" | "div"} tag @param {string} className @param {string} text
+ */
+export function withPaths(tag, className, text) {
+  const created = element(tag, className, shortenPaths(text));
+  if (created.textContent !== text) created.title = text;
   return created;
 }
 

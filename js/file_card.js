@@ -2,8 +2,8 @@
 // The file card of Load SD2 CLIP: what the chosen file contains, before a run.
 
 import { debounce } from "./debounce.js";
-import { element } from "./dom.js";
-import { shortenPaths, shortPath } from "./path_text.js";
+import { element, withPaths } from "./dom.js";
+import { shortPath } from "./path_text.js";
 import { fetchFile } from "./server.js";
 import { absoluteLayer, headingAndRest, sizeText } from "./token_view.js";
 
@@ -119,16 +119,6 @@ export function createFileCard({ translate, changed, choose }) {
     },
     stop: request.cancel,
   };
-}
-
-/**
- * An element with a text whose long paths are shortened, and whole in its tooltip.
- * @param {"b" | "div"} tag @param {string} className @param {string} text
- */
-function withPaths(tag, className, text) {
-  const created = element(tag, className, shortenPaths(text));
-  if (created.textContent !== text) created.title = text;
-  return created;
 }
 
 /** @param {string} message */

@@ -2,7 +2,7 @@
 // The token meter below a prompt: its tokens, chunks and weights.
 
 import { debounce } from "./debounce.js";
-import { element } from "./dom.js";
+import { element, withPaths } from "./dom.js";
 import { fetchTokens } from "./server.js";
 import {
   capacityOf,
@@ -193,8 +193,11 @@ function notesContent(answer, drawsOwn, translate) {
     if (drawsOwn) notes.set(translate("drawsOwn"), "");
   }
   for (const tokens of answer.parts) {
-    const { spilled } = countsOf(tokens);
-    if (spilled > 0) notes.set(translate("spill", { n: spilled, number: 2 }), "");
+    const { spilled, perChunk } = countsOf(tokens);
+    if (spilled > 0) {
+      const number = perChunk.length > 2 ? `2–${perChunk.length}` : 2;
+      notes.set(translate("spill", { n: spilled, number }), "");
+    }
     if (tokens.cut_words.length) {
       notes.set(translate("cut", { words: tokens.cut_words.slice(0, 3).join(", ") }), "");
     }
@@ -204,7 +207,7 @@ function notesContent(answer, drawsOwn, translate) {
     for (const warning of tokens.warnings) notes.set(warning, "");
   }
   for (const warning of answer.warnings) notes.set(warning, "");
-  const content = [...notes].map(([text, className]) => element("div", className, text));
+  const content = [...notes].map(([text, className]) => withPaths("div", className, text));
   const more = content.length - MAX_NOTES;
   if (more > 0) {
     content.splice(MAX_NOTES, more, element("div", "", translate("moreNotes", { n: more })));

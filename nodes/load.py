@@ -136,5 +136,5 @@ class LoadSD2CLIP:
             layer_idx=layer_idx if layer == "hidden" else None,
         )
         info = clip.cond_stage_model.source.describe()
-        unusual = [line for line in info.splitlines() if line.startswith(UNUSUAL)]
+        unusual = [" ".join(line.split()) for line in info.splitlines() if line.startswith(UNUSUAL)]
         return {"ui": {"text": unusual}, "result": (clip, info)}

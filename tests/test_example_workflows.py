@@ -1,13 +1,18 @@
 """The example workflows: complete, the same in both forms, and those of our nodes alone run."""
 
 import json
+import re
+import shlex
+import shutil
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import layouts
 import pytest
+import torch
 from node_descriptions import EXAMPLE_FILES, core_node_classes
-from sd2_clip import NODE_CLASS_MAPPINGS
+from sd2_clip import NODE_CLASS_MAPPINGS, cli
 from sd2_clip.clip import load_clip
 from sd2_clip.headless.editor_format.to_prompt import workflow_to_prompt
 from sd2_clip.headless.execution.executor import Executor
@@ -20,6 +25,7 @@ EXAMPLES = {path.stem: path for path in sorted((ROOT / "example_workflows").glob
 PROMPTS = ROOT / "tests" / "workflows"
 LARGEST_PICTURE = 100_000
 DOWNLOADABLE = "v2-1_768-ema-pruned.safetensors"
+CODE_BLOCK = re.compile(r"```(?:python)?\n(.*?)```", re.DOTALL)
 
 each_example = pytest.mark.parametrize("name", EXAMPLES)
 
@@ -39,6 +45,10 @@ def workflow(name):
 
 def prompt(name):
     return json.loads((PROMPTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def notes(name):
+    return [n["widgets_values"][0] for n in workflow(name)["nodes"] if n["type"] == "MarkdownNote"]
 
 
 def meaning(prompt, classes):
@@ -98,6 +108,12 @@ def test_loaders_of_a_file_that_can_be_downloaded_say_where(name):
 
 
 @each_example
+def test_notes_have_no_words_in_code_style(name):
+    """On a coloured note, Nodes 2.0 writes them in blue on blue. Blocks of code are legible."""
+    assert [note for note in notes(name) if "`" in CODE_BLOCK.sub("", note)] == []
+
+
+@each_example
 def test_titles_are_in_words(name):
     """The frontend shows the file's name."""
     assert name[0].isupper()
@@ -114,12 +130,19 @@ def is_ours_alone(name):
     return all(node["class_type"] in NODE_CLASS_MAPPINGS for node in prompt(name).values())
 
 
-@pytest.mark.parametrize("name", [name for name in EXAMPLES if is_ours_alone(name)])
-def test_runs_on_a_small_encoder(name, standalone, tmp_path, monkeypatch):
+@pytest.fixture
+def small_encoder(standalone, tmp_path, monkeypatch):
+    """A tiny encoder as the checkpoint that the examples name."""
     checkpoint = tmp_path / EXAMPLE_FILES[0]
     layouts.save_safetensors(layouts.canonical_encoder(), checkpoint)
     small = partial(load_clip.load_clip, model_options={"clip_h_model_config": layouts.TINY_CONFIG})
     monkeypatch.setattr(load_clip, "load_clip", small)
+    return checkpoint
+
+
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if is_ours_alone(name)])
+@pytest.mark.usefixtures("small_encoder")
+def test_runs_on_a_small_encoder(name, standalone):
     validation = validate(read_prompt(prompt(name), NODE_CLASS_MAPPINGS))
     assert validation.lines() == []
     execution = Executor().execute(validation)
@@ -143,3 +166,21 @@ def test_second_half_of_the_saved_conditioning_loads_what_the_first_saves():
         if node["class_type"] == "LoadSD2Conditioning"
     }
     assert loaded == saved
+
+
+def test_note_of_the_fixed_prompt_is_right(small_encoder, tmp_path, monkeypatch):
+    """Its code reads what is saved; its command writes the same file, as ComfyUI-Marigold's is."""
+    name = "Fixed prompt for Marigold"
+    monkeypatch.chdir(tmp_path)
+    execution = Executor().execute(validate(read_prompt(prompt(name), NODE_CLASS_MAPPINGS)))
+    assert execution.error is None, str(execution.error)
+    [code, command] = CODE_BLOCK.findall(notes(name)[0])
+    names = {"pipe": SimpleNamespace(dtype=torch.float16)}
+    exec(compile(code, name, "exec"), names)
+    saved = torch.load("empty_text_embed.pt", weights_only=True)
+    assert (saved.shape[:2], saved.dtype) == ((1, 2), torch.float32)
+    assert names["pipe"].empty_text_embedding.dtype == torch.float16
+    Path("empty_text_embed.pt").unlink()
+    shutil.copy(small_encoder, tmp_path)
+    assert cli.main(shlex.split(command)[1:]) == 0
+    assert torch.equal(torch.load("empty_text_embed.pt", weights_only=True), saved)

@@ -47,7 +47,8 @@ def old_frontends() -> dict[str, Path]:
 
 
 COMFYUI = "comfyui"
-"""In place of a version: the frontend of a real ComfyUI, COMFYUI_DIR run by COMFYUI_PYTHON."""
+"""In place of a version: the frontend of a real ComfyUI, COMFYUI_DIR run by COMFYUI_PYTHON. Where
+the one that it asks for is unpacked, it is served in place of the one that is installed."""
 TESTED_IN_COMFYUI = "test_first_minutes"
 
 FIRST_WITH_NODES_2 = (1, 40)
@@ -184,7 +185,7 @@ def _real_comfyui(
 ) -> Iterator[Any]:
     """The page of a real ComfyUI with the same models."""
     from browser_models import write_models
-    from comfyui_server import ComfyUI
+    from comfyui_server import ComfyUI, frontend_flags
     from editor_page import SETTINGS, EditorPage
 
     base = tmp_path_factory.mktemp(name)
@@ -194,7 +195,9 @@ def _real_comfyui(
     user.mkdir(parents=True)
     settings = SETTINGS | {"Comfy.VueNodes.Enabled": is_html}
     (user / "comfy.settings.json").write_text(json.dumps(settings), encoding="utf-8")
-    server = ComfyUI(Path(os.environ["COMFYUI_DIR"]), base, python=os.environ["COMFYUI_PYTHON"])
+    installation = Path(os.environ["COMFYUI_DIR"])
+    flags = frontend_flags(installation, old_frontends())
+    server = ComfyUI(installation, base, *flags, python=os.environ["COMFYUI_PYTHON"])
     context = browser.new_context(viewport={"width": 1500, "height": 860})
     try:
         page = EditorPage(context.new_page(), server.address, user, shots, name)

@@ -16,7 +16,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,14 @@ PLUGIN = Path(__file__).parent.parent.parent
 HELPER = Path(__file__).parent / "comfyui_helper_nodes.py"
 
 Link = list[Any]
+
+
+def frontend_flags(installation: Path, frontends: Mapping[str, Path]) -> list[str]:
+    """Return what makes a ComfyUI serve the frontend that it asks for, if *frontends* has it."""
+    requirements = (installation / "requirements.txt").read_text(encoding="utf-8")
+    asked = re.search(r"^comfyui-frontend-package==(\S+)", requirements, re.MULTILINE)
+    folder = frontends.get(asked[1]) if asked else None
+    return [] if folder is None else ["--front-end-root", str(folder)]
 
 
 class PromptError(Exception):

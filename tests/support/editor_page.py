@@ -116,23 +116,24 @@ class EditorPage:
 
     # What is seen
 
-    def boxes(self) -> dict[str, tuple[float, float, float, float]]:
-        """Left, top, right and bottom of each node by type, on the canvas."""
-        boxes: dict[str, tuple[float, float, float, float]] = self.page.evaluate(
-            """() => Object.fromEntries(app.graph.nodes.map((node) => {
+    def boxes(self) -> list[tuple[str, tuple[float, float, float, float]]]:
+        """The type of each node, and its left, top, right and bottom on the canvas."""
+        boxes: list[tuple[str, tuple[float, float, float, float]]] = self.page.evaluate(
+            """() => app.graph.nodes.map((node) => {
                 const drawn = document.querySelector(`[data-node-id="${node.id}"]`);
-                const height = drawn
-                    ? drawn.getBoundingClientRect().height / app.canvas.ds.scale
-                    : node.size[1] + 30;
+                const shown = drawn?.getBoundingClientRect();
+                const [width, height] = shown
+                    ? [shown.width / app.canvas.ds.scale, shown.height / app.canvas.ds.scale]
+                    : [node.size[0], node.size[1] + 30];
                 const [left, top] = [node.pos[0], node.pos[1] - 30];
-                return [node.type, [left, top, left + node.size[0], top + height]];
-            }))"""
+                return [node.type, [left, top, left + width, top + height]];
+            })"""
         )
         return boxes
 
     def has_red_frame(self, node_type: str) -> bool:
         """Whether a red line runs along the left border of a node."""
-        left, top, _, bottom = self.boxes()[node_type]
+        left, top, _, bottom = dict(self.boxes())[node_type]
         x, y = self.on_screen(f"[{left}, {top}]")
         _, end = self.on_screen(f"[{left}, {bottom}]")
         strip = {"x": x - 12, "y": y + 20, "width": 20, "height": end - y - 40}
