@@ -110,6 +110,6 @@ def test_without_matplotlib_a_picture_is_an_error_in_one_sentence(run, tmp_path,
     assert status == 1
     assert said.out == ""
     assert said.err == (
-        'sd2-clip compare: Drawing needs matplotlib: pip install "sd2-clip[plot]", or pip install '
-        "matplotlib.\n"
+        "sd2-clip compare: Drawing needs matplotlib. Install it: pip install matplotlib, or "
+        'pip install ".[plot]" in SD2 CLIP\'s folder.\n'
     )
