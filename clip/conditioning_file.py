@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from ..sd2.config import CONTEXT_WIDTHS, SD2_CONFIG
-from ..sd2.errors import SD2ClipError, UnreadableFileError, and_more
+from ..sd2.errors import SD2ClipError, UnreadableFileError, and_more, fault
 from ..sd2.files.atomic_write import save_tensors, write_safetensors
 from ..sd2.files.bounded_json import parse_json
 from ..sd2.files.file_kinds import (
@@ -219,7 +219,7 @@ def load_conditioning(path: Path) -> list[list[Any]]:
         ]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConditioningError(
-            f"{path} is damaged conditioning: {error!r} is missing or wrong in it. Save it again."
+            f"{path} is damaged conditioning: {fault(error)}. Save it again."
         ) from error
 
 

@@ -63,6 +63,11 @@ class NotFiniteError(SD2ClipError):
     """An encoding holds NaN or infinity, which makes black pictures and spoils training."""
 
 
+def fault(error: Exception) -> str:
+    """Say in words what an exception found in a JSON document."""
+    return f"it has no {error}" if isinstance(error, KeyError) else str(error)
+
+
 def how_to_install(package: str, extra: str) -> str:
     """Say how to install a missing package that *extra* of pyproject.toml lists.
 
