@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from .. import host
 from ..host.standalone import StandaloneHost
-from ..sd2.errors import OptionError
+from ..sd2.detection.detect import detect
 from ..sd2.files.atomic_write import check_writable, write_safetensors
 from .path_argument import path_argument
 from .run_command import run_workflow
@@ -51,8 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
             "NOTE: no checkpoint was given. This encoder has RANDOM WEIGHTS: the conditioning has "
             "the right shape but no meaning. Give a real checkpoint with --checkpoint FILE."
         )
-    elif not checkpoint.exists():
-        raise OptionError(f"{checkpoint}: no such file.")
+    else:
+        detect(checkpoint)  # raises what is wrong with it, in one sentence
     host.use(StandaloneHost([checkpoint.parent], output=arguments.output))
     run_workflow(WORKFLOW, [f"LoadSD2CLIP.clip_name={checkpoint.name}"])
     print(_what_next(checkpoint))

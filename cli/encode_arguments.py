@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from ..clip.encode_options import ENCODE_OPTIONS, Choice, EncodeOptions
+from .path_argument import path_argument
 
 
 def add_encode_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +17,23 @@ def add_encode_arguments(parser: argparse.ArgumentParser) -> None:
             group.add_argument(flag_of(name), choices=option.choices, help=help_of(name))
         else:
             group.add_argument(flag_of(name), metavar="N", type=int, help=help_of(name))
+
+
+def add_embeddings_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the folders of textual inversions."""
+    parser.add_argument(
+        "--embeddings",
+        metavar="DIR",
+        type=path_argument,
+        action="append",
+        default=[],
+        help="a folder of textual inversions, for embedding:NAME; repeatable",
+    )
+
+
+def report_lines(report: str) -> list[str]:
+    """Return the lines of a report without those on ignored embeddings: they are logged."""
+    return [line for line in report.splitlines() if not line.startswith("ignored: ")]
 
 
 def flag_of(name: str) -> str:

@@ -23,7 +23,9 @@ def resolve_clip(name: str) -> Path:
         return resolve_model(current, CLIP_KINDS, name)
     except ModelNotFoundError:
         folders = [str(folder) for kind in CLIP_KINDS for folder in current.model_folders(kind)]
-        searched = and_more(dict.fromkeys(folders), len(folders)) or "none is configured"
+        if not folders:
+            raise
+        searched = and_more(dict.fromkeys(folders), len(folders))
         good = and_more(suggest_files(name))
         choice = f"choose one that holds SD2's text encoder: {good}" if good else "choose another"
         raise ModelNotFoundError(

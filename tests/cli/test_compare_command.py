@@ -4,8 +4,10 @@ import shutil
 import sys
 from functools import partial
 
+import layouts
 import pytest
 import tiny
+import torch
 from sd2_clip import cli
 from sd2_clip.clip import load_clip
 
@@ -45,6 +47,14 @@ def test_two_prompts_are_compared_with_one_checkpoint(run, small):
     assert row(said.out, "red")[:4] == ["2", "2", "1", "1.3"]
     assert row(said.out, "cat")[4:6] == ["0", "1.00000"]
     assert small == [(FILE, None)]
+
+
+def test_textual_inversions_are_found_in_their_folder(run, tmp_path):
+    layouts.save_safetensors({"emb_params": torch.ones(2, 32)}, tmp_path / "oil.safetensors")
+    texts = "a cat", "a cat embedding:oil"
+    status, said = run(*texts, "--checkpoint", FILE, "--embeddings", tmp_path)
+    assert status == 0
+    assert row(said.out, "embedding:oil[2/2]")
 
 
 def test_one_option_is_for_both_and_two_are_for_each(run):

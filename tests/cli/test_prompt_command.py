@@ -9,8 +9,10 @@ import torch
 from safetensors import safe_open
 from sd2_clip import cli
 from sd2_clip.clip import load_clip
+from sd2_clip.clip.conditioning_file import ConditioningError
 from sd2_clip.clip.encode_text import encode_text
 from sd2_clip.clip.fixed_prompts import PRESETS
+from sd2_clip.nodes.conditioning import LoadSD2Conditioning
 
 EMPTY = (1, 2, 32)
 CHUNK = (1, 77, 32)
@@ -152,6 +154,52 @@ def test_textual_inversions_are_found_in_their_folder(folder, capsys):
                   "--out", "out.safetensors") == 0  # fmt: skip
     assert read("out.safetensors")[0]["prompt_embeds"].shape == (1, 4, 32)
     assert "oil (2 vectors)" in capsys.readouterr().err
+
+
+def test_an_inversion_without_a_folder_is_told_once_with_its_cure(folder, capsys, caplog):
+    assert prompt("embedding:nowhere-given", "--out", "out.safetensors") == 0
+    said = caplog.text + capsys.readouterr().err
+    assert said.count("nowhere-given") == 1
+    assert "Give one with --embeddings DIR" in said
+
+
+def test_for_comfyui_the_file_is_that_of_save_sd2_conditioning(folder, clip, capsys):
+    words = ("a (fox:1.3)", "--padding", "none")
+    assert prompt(*words, "--for", "comfyui", "--out", "fox.safetensors") == 0
+    assert "fox.safetensors: conditioning [1, 4, 32] for Load" in capsys.readouterr().out
+    [loaded] = LoadSD2Conditioning().load("fox.safetensors")
+    [[cond, options]] = loaded
+    assert torch.equal(cond, clip.encode("a (fox:1.3)", padding="none"))
+    assert json.loads(options["sd2_clip"])["text"] == "a (fox:1.3)"
+    assert "pooled_output" in options
+
+
+def test_for_comfyui_a_text_may_make_several_prompts(folder):
+    words = ("a [cat:dog:0.5]", "--syntax", "a1111", "--for", "comfyui", "--out", "two.safetensors")
+    assert prompt(*words) == 0
+    [loaded] = LoadSD2Conditioning().load("two.safetensors")
+    assert [options["end_percent"] for _, options in loaded] == [0.5, 1.0]
+
+
+def test_a_file_for_another_program_is_refused_by_the_node_with_the_command(folder):
+    assert prompt("a fox", "--out", "fox.safetensors") == 0
+    with pytest.raises(ConditioningError, match="sd2-clip prompt TEXT --for comfyui"):
+        LoadSD2Conditioning().load("fox.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--out", "out.safetensors"], "TEXT is missing"),
+        (["a", "--out", "out.pt"], "writes a .safetensors file"),
+        (["a", "--out", "out.safetensors", "--key", "x"], "decides --key and --dtype itself"),
+        (["a", "--out", "out.safetensors", "--dtype", "fp16"], "decides --key and --dtype itself"),
+    ],
+    ids=str,
+)
+def test_what_comfyui_would_not_read_is_refused(words, message, folder, capsys):
+    assert prompt("--for", "comfyui", *words) == 1
+    assert message in capsys.readouterr().err
 
 
 def test_the_same_prompt_makes_the_same_torch_file(folder):
