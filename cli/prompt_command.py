@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--for",
         dest="preset",
-        choices=(FOR_COMFYUI, *PRESETS),
+        choices=(*PRESETS, FOR_COMFYUI),
         help="write the fixed prompts of this program, as it expects them; comfyui: write TEXT for "
         "Load SD2 Conditioning",
     )

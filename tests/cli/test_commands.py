@@ -98,7 +98,7 @@ def test_convert_writes_the_folder_of_a_pipeline(folder, tmp_path):
     command = ("convert", "models/sd2.safetensors", tmp_path / "pipe", "--layout", "diffusers")
     done = run(folder, *command, "--variant", "fp16")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [str(tmp_path / "pipe")]
+    assert done.stdout.splitlines() == [f"{tmp_path / 'pipe'}: F16, 680.8 MB"]
     weights = tmp_path / "pipe/text_encoder/model.fp16.safetensors"
     # The size of the file that SD-Turbo and Marigold publish: the same tensors, header and order.
     assert weights.stat().st_size == 680_820_392
@@ -249,9 +249,10 @@ def test_a_console_without_the_letters_of_a_name_gets_their_codes(tmp_path):
 def test_what_cannot_be_written_is_said_before_the_work(command, tmp_path):
     (tmp_path / "sd2_clip").symlink_to(ROOT, target_is_directory=True)
     (tmp_path / "file").write_text("in the way")
+    write_expanded(tmp_path / "good.ckpt", dict(text_model_shapes(load_config(), range(23))))
     arguments = {
         "run": [WORKFLOW, "--output", "file/out"],
-        "convert": ["gone.safetensors", "file/out.safetensors"],
+        "convert": ["good.ckpt", "file/out.safetensors"],
         "demo": ["--output", "file/out"],
     }
     done = run(tmp_path, command, *arguments[command])

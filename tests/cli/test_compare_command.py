@@ -54,7 +54,7 @@ def test_textual_inversions_are_found_in_their_folder(run, tmp_path):
     texts = "a cat", "a cat embedding:oil"
     status, said = run(*texts, "--checkpoint", FILE, "--embeddings", tmp_path)
     assert status == 0
-    assert row(said.out, "embedding:oil[2/2]")
+    assert "embedding:oil[2/2]  (only in B)" in said.out
 
 
 def test_one_option_is_for_both_and_two_are_for_each(run):
