@@ -41,8 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    check_writable(arguments.output)
     checkpoint: Path | None = arguments.checkpoint
+    if checkpoint is not None:
+        detect(checkpoint)  # raises what is wrong with it, in one sentence
+    check_writable(arguments.output)
     if checkpoint is None:
         checkpoint = arguments.output / "models" / "text_encoders" / RANDOM_FILE
         if not checkpoint.exists():
@@ -51,8 +53,6 @@ def run(arguments: argparse.Namespace) -> int:
             "NOTE: no checkpoint was given. This encoder has RANDOM WEIGHTS: the conditioning has "
             "the right shape but no meaning. Give a real checkpoint with --checkpoint FILE."
         )
-    else:
-        detect(checkpoint)  # raises what is wrong with it, in one sentence
     host.use(StandaloneHost([checkpoint.parent], output=arguments.output))
     run_workflow(WORKFLOW, [f"LoadSD2CLIP.clip_name={checkpoint.name}"])
     print(_what_next(checkpoint))

@@ -23,7 +23,7 @@ from ..headless.workflow import load_workflow
 from ..headless.workflow_errors import WorkflowError
 from ..host.standalone import StandaloneHost
 from ..sd2.errors import and_more, plain_text
-from ..sd2.files.atomic_write import check_writable
+from ..sd2.files.atomic_write import writable
 from .encode_arguments import report_lines
 from .path_argument import path_argument
 from .terminal_progress import TerminalProgress
@@ -84,10 +84,10 @@ def add_host_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    check_writable(arguments.output)
     models = arguments.models or [path for path in (Path("models"),) if path.is_dir()]
     host.use(StandaloneHost(models, output=arguments.output, device=arguments.device))
-    run_workflow(arguments.workflow, arguments.set, as_json=arguments.json)
+    with writable(arguments.output):
+        run_workflow(arguments.workflow, arguments.set, as_json=arguments.json)
     return 0
 
 

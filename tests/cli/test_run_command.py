@@ -97,12 +97,13 @@ def test_json_has_no_other_lines(run):
     assert set(json.loads(said.out)) == {"outputs", "errors", "seconds"}
 
 
-def test_a_missing_file_is_a_sentence_without_words_of_the_api(run):
+def test_a_missing_file_is_a_sentence_without_words_of_the_api(run, folder):
     gone = {"1": {"class_type": "LoadSD2CLIP", "inputs": {"clip_name": "gone.ckpt"}}}
     status, said = run(gone)
     assert status == 1
     assert "node 1 (Load SD2 CLIP): 'gone.ckpt' is in none of the model folders" in said.err
     assert "ustom validation" not in said.err
+    assert not (folder / "output").exists()
 
 
 def test_without_a_models_folder_the_option_is_named(run, folder):
