@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..clip.encode_options import ENCODE_OPTIONS, Choice, EncodeOptions
 from .path_argument import path_argument
+
+if TYPE_CHECKING:
+    from ..host.interface import Clip
 
 
 def add_encode_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +34,37 @@ def add_embeddings_argument(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="a folder of textual inversions, for embedding:NAME; repeatable",
     )
+
+
+def add_lora_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option for LoRA files."""
+    parser.add_argument(
+        "--lora",
+        metavar="FILE[:STRENGTH]",
+        type=_lora,
+        action="append",
+        default=[],
+        help="a LoRA whose text encoder part is applied, with strength 1 if none is given; "
+        "repeatable",
+    )
+
+
+def _lora(text: str) -> tuple[Path, float]:
+    file, _, strength = text.rpartition(":")
+    try:
+        return path_argument(file), float(strength)
+    except ValueError:
+        return path_argument(text), 1.0
+
+
+def with_loras(clip: Clip, arguments: argparse.Namespace) -> Clip:
+    """Apply the LoRAs of ``--lora`` in order, and print to stderr what was applied."""
+    from ..clip.apply_lora import apply_lora
+
+    for file, strength in arguments.lora:
+        clip, info = apply_lora(clip, file, strength)
+        print(info, file=sys.stderr)
+    return clip
 
 
 def report_lines(report: str) -> list[str]:

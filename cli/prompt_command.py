@@ -16,9 +16,11 @@ from ..sd2.files.atomic_write import check_writable, write_safetensors, write_to
 from .encode_arguments import (
     add_embeddings_argument,
     add_encode_arguments,
+    add_lora_argument,
     flag_of,
     given_options,
     report_lines,
+    with_loras,
 )
 from .path_argument import path_argument
 
@@ -71,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or gpu:N (default: auto)")
     add_embeddings_argument(parser)
+    add_lora_argument(parser)
     parser.add_argument("--force", action="store_true", help="overwrite FILE if it exists")
     add_encode_arguments(parser)
 
@@ -119,12 +122,13 @@ def run(arguments: argparse.Namespace) -> int:
 def _load(arguments: argparse.Namespace) -> Clip:
     from ..clip.load_clip import load_clip
 
-    return load_clip(
+    clip = load_clip(
         arguments.checkpoint,
         embedding_directory=arguments.embeddings,
         device=arguments.device,
         dtype="fp32",
     )
+    return with_loras(clip, arguments)
 
 
 def _check_for_comfyui(arguments: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 from sd2_clip import cli
 from sd2_clip.clip import load_clip
+from sd2_clip.clip.apply_lora import apply_lora
 from sd2_clip.clip.conditioning_file import ConditioningError
 from sd2_clip.clip.encode_text import encode_text
 from sd2_clip.clip.fixed_prompts import PRESETS
@@ -161,6 +162,31 @@ def test_an_inversion_without_a_folder_is_told_once_with_its_cure(folder, capsys
     said = caplog.text + capsys.readouterr().err
     assert said.count("nowhere-given") == 1
     assert "Give one with --embeddings DIR" in said
+
+
+def write_lora(path):
+    name = "lora_te_text_model_encoder_layers_0_mlp_fc1"
+    down, up = torch.ones(1, 32), torch.ones(layouts.TINY_CONFIG["intermediate_size"], 1)
+    tensors = {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
+    layouts.save_safetensors(tensors, path)
+    return path
+
+
+def test_loras_are_applied_with_their_strength_and_told(folder, clip, capsys):
+    lora = write_lora(folder / "ink.safetensors")
+    words = ("a fox", "--lora", "ink.safetensors:0.5", "--lora", lora, "--out", "out.safetensors")
+    assert prompt(*words) == 0
+    said = capsys.readouterr().err
+    assert "changed at strength 0.5" in said
+    assert "changed at strength 1" in said
+    expected = apply_lora(apply_lora(clip, lora, 0.5)[0], lora)[0].encode("a fox")
+    torch.testing.assert_close(read("out.safetensors")[0]["prompt_embeds"], expected)
+    assert not torch.equal(expected, clip.encode("a fox"))
+
+
+def test_a_missing_lora_is_named(folder, capsys):
+    assert prompt("a fox", "--lora", "gone.safetensors:2", "--out", "out.safetensors") == 1
+    assert "gone.safetensors: no such file" in capsys.readouterr().err
 
 
 def test_for_comfyui_the_file_is_that_of_save_sd2_conditioning(folder, clip, capsys):

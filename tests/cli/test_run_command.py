@@ -8,6 +8,8 @@ import pytest
 import torch
 from sd2_clip import cli
 from sd2_clip.clip import load_clip
+from sd2_clip.sd2.config import load_config
+from sd2_clip.sd2.detection import detect
 
 LOAD = {"class_type": "LoadSD2CLIP", "inputs": {"clip_name": "sd2.safetensors"}}
 ENCODE = {"class_type": "EncodeSD2Text", "inputs": {"clip": ["1", 0], "text": "a castle"}}
@@ -20,6 +22,7 @@ SAVE = {
 @pytest.fixture
 def folder(standalone, tmp_path, monkeypatch):
     """A folder with a models folder of a tiny encoder, where commands run."""
+    monkeypatch.setattr(detect, "load_config", lambda: load_config(layouts.TINY_CONFIG))
     sizes = {"clip_h_model_config": layouts.TINY_CONFIG}
     monkeypatch.setattr(load_clip, "load_clip", partial(load_clip.load_clip, model_options=sizes))
     monkeypatch.chdir(tmp_path)
