@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,9 @@ WORKFLOW = Path(__file__).parent.parent / "example_workflows" / "First steps.jso
 RANDOM_FILE = "sd2-RANDOM-WEIGHTS-demo.safetensors"
 
 SEED = 2
+
+EDITOR_PACKAGES = "aiohttp comfyui-frontend-package"
+"""What the extra ``editor`` installs, without a folder or quotes that one would have to type."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,11 +70,13 @@ def _what_next(checkpoint: Path) -> str:
     if any((scripts / name).exists() for name in ("sd2-clip", "sd2-clip.exe")):
         command = _typed(scripts / "sd2-clip")
     models = _typed(checkpoint.parent)
+    is_there = find_spec("aiohttp") and find_spec("comfyui_frontend_package")
+    install = "" if is_there else f"  {python} -m pip install {EDITOR_PACKAGES}\n"
     return (
         "\nNext:\n"
         f"  {command} inspect {_typed(checkpoint)}\n"
         "says what a file holds. The editor, in the browser:\n"
-        f"  {python} -m pip install aiohttp comfyui-frontend-package\n"
+        f"{install}"
         f"  {command} edit --models {models}\n"
         "A workflow that you saved there:\n"
         f"  {command} run WORKFLOW.json --models {models}"

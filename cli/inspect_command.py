@@ -17,6 +17,9 @@ from .path_argument import path_argument
 
 LATER_SHARD = re.compile(r"-(?!00001-)\d{5}-of-\d{5}\.")
 
+OF_TRAINERS = ("training_args.bin", "optimizer.bin", "scheduler.bin")
+"""What trainers save beside a model."""
+
 LONGEST_LINE = 200
 """Characters of what is said of one of several files."""
 
@@ -64,7 +67,11 @@ def _below(folder: Path) -> Iterator[Path]:
             directories.clear()
             yield Path(root)
             continue
-        weights = (name for name in names if name.lower().endswith(WEIGHT_SUFFIXES))
+        weights = (
+            name
+            for name in names
+            if name.lower().endswith(WEIGHT_SUFFIXES) and name not in OF_TRAINERS
+        )
         yield from (Path(root, name) for name in weights if not LATER_SHARD.search(name))
 
 

@@ -170,6 +170,8 @@ def _hint(validation: Validation) -> list[str]:
     """Say how to change the first input whose value was refused."""
     for node_id, bad in validation.bad_nodes.items():
         for problem in bad.problems:
-            if isinstance(problem, InputProblem) and problem.kind in REFUSED_VALUES:
+            if not isinstance(problem, InputProblem) or "--models" in problem.details:
+                continue
+            if problem.kind in REFUSED_VALUES:
                 return [f'Choose another value with: --set "{node_id}.{problem.input_name}=VALUE"']
     return []

@@ -302,6 +302,7 @@ def test_demo_ends_with_commands_that_run(tmp_path, monkeypatch):
     from sd2_clip.cli import demo_command
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo_command, "find_spec", lambda name: None)
     checkpoint = tmp_path / "demo/models/text_encoders/sd2.safetensors"
     lines = [line.strip() for line in demo_command._what_next(checkpoint).splitlines()]
     typed = [line for line in lines if " -m " in line or "sd2-clip " in line]
@@ -311,6 +312,8 @@ def test_demo_ends_with_commands_that_run(tmp_path, monkeypatch):
     assert edit.endswith(f"edit --models {checkpoint.parent.relative_to(tmp_path)}")
     assert again.endswith(f"run WORKFLOW.json --models {checkpoint.parent.relative_to(tmp_path)}")
     assert not set("&'\"$`") & set("".join(typed))
+    monkeypatch.setattr(demo_command, "find_spec", lambda name: object())
+    assert "pip install" not in demo_command._what_next(checkpoint)
 
 
 def test_a_path_in_the_home_folder_is_found(tmp_path):

@@ -115,6 +115,7 @@ def test_without_a_models_folder_the_option_is_named(run, folder):
     assert status == 1
     assert "node 1 (Load SD2 CLIP): 'sd2.safetensors' was not found" in said.err
     assert "--models DIR" in said.err
+    assert "--set" not in said.err
 
 
 def test_in_a_plain_folder_no_text_encoder_is_offered_for_a_lora(run, folder):
@@ -136,3 +137,18 @@ def test_a_misspelt_class_is_not_taken_for_comfyuis(name, run):
     assert status == 1
     assert "did you mean" in said.err
     assert "needs ComfyUI" not in said.err
+
+
+def test_the_demo_says_what_is_wrong_with_its_file_alone(folder, capsys):
+    (folder / "page.safetensors").write_text("<!DOCTYPE html>" * 9)
+    assert cli.main(["demo", "--checkpoint", "page.safetensors"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("sd2-clip demo: page.safetensors: a web page, not a model")
+    assert "First steps" not in said
+    assert not (folder / "demo").exists()
+
+
+def test_without_a_command_the_help_is_shown(capsys):
+    assert cli.main([]) == 2
+    said = capsys.readouterr().err
+    assert all(f"    {name} " in said for name in cli.COMMANDS)
