@@ -59,7 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A character that the console cannot print must not end the run; stderr escapes them too.
         sys.stdout.reconfigure(errors="backslashreplace")
     words = sys.argv[1:] if arguments is None else list(arguments)
-    parsed = build_parser(words[0] if words else None).parse_args(words)
+    parser = build_parser(words[0] if words else None)
+    if not words:
+        parser.print_help(sys.stderr)
+        return 2
+    parsed = parser.parse_args(words)
     logging.basicConfig(
         stream=sys.stderr,
         format="%(levelname)s: %(message)s",

@@ -19,7 +19,12 @@ DTYPES = ("auto", "fp32", "fp16", "bf16")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     # No torch: the options are declarations.
     from ..clip.encode_options import ENCODE_OPTIONS, EncodeOptions
-    from .encode_arguments import flag_of, help_of
+    from .encode_arguments import (
+        add_embeddings_argument,
+        add_lora_argument,
+        flag_of,
+        help_of,
+    )
 
     parser.add_argument("a", metavar="A", help="a prompt; with --text, a model file or folder")
     parser.add_argument("b", metavar="B", help="what to compare it with: another, or the same")
@@ -49,6 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help=f"dtype of the weights: {', '.join(DTYPES)} (default: auto)",
     )
+    add_embeddings_argument(parser)
+    add_lora_argument(parser)
     options.add_argument("--device", default="auto", help="auto, cpu or gpu:N (default: auto)")
 
 
@@ -76,6 +83,7 @@ def _encoded(arguments: argparse.Namespace) -> tuple[EncodedText, EncodedText]:
     from ..clip.encode_options import ENCODE_OPTIONS
     from ..clip.encode_text import encode_text
     from ..clip.load_clip import load_clip
+    from .encode_arguments import with_loras
 
     names = [arguments.a, arguments.b]
     files, texts = [arguments.checkpoint] * 2, names
@@ -85,8 +93,14 @@ def _encoded(arguments: argparse.Namespace) -> tuple[EncodedText, EncodedText]:
     values = {name: _both(name, getattr(arguments, name)) for name in ENCODE_OPTIONS}
     loads = list(zip(files, dtypes, strict=True))
     clips = {
-        (file, dtype): load_clip(
-            file, device=arguments.device, dtype=None if dtype == "auto" else dtype
+        (file, dtype): with_loras(
+            load_clip(
+                file,
+                embedding_directory=arguments.embeddings,
+                device=arguments.device,
+                dtype=None if dtype == "auto" else dtype,
+            ),
+            arguments,
         )
         for file, dtype in dict.fromkeys(loads)
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..clip.compare import ComparedPrompt, Comparison
-from ..sd2.errors import OptionError
+from ..sd2.errors import OptionError, how_to_install
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +23,7 @@ def check_plot(path: Path) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
     except ImportError as error:
         raise OptionError(
-            'Drawing needs matplotlib: pip install "sd2-clip[plot]", or pip install matplotlib.'
+            f"Drawing needs matplotlib. {how_to_install('matplotlib', 'plot')}"
         ) from error
     known = FigureCanvasAgg.get_supported_filetypes()
     if path.suffix.lower().removeprefix(".") not in known:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
+from ..sd2.detection.detect import detect
 from ..sd2.detection.layouts import LAYOUTS, VARIANTS
+from ..sd2.files.checkpoint import open_checkpoint
 from .path_argument import path_argument
 
 
@@ -49,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from ..clip.convert_encoder import convert_encoder
 
-    detection, _ = convert_encoder(
+    detect(arguments.file)  # what is wrong with it is told before what is wrong with OUT
+    detection, weights = convert_encoder(
         arguments.file,
         arguments.out,
         layout=arguments.layout,
@@ -58,5 +61,12 @@ def run(arguments: argparse.Namespace) -> int:
         overwrite=arguments.force,
     )
     print(detection.describe(), file=sys.stderr)
-    print(arguments.out)
+    dtypes = {tensor.dtype for tensor in open_checkpoint(weights).tensors.values()}
+    if any(dtype.startswith("F8") for dtype in dtypes):
+        print(
+            "Note:         fp8 was kept, which few programs load; --dtype fp16 widens it",
+            file=sys.stderr,
+        )
+    size = weights.stat().st_size / 1e6
+    print(f"{arguments.out}: {' and '.join(sorted(dtypes))}, {size:,.1f} MB")
     return 0

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import host
 from ..host.standalone import StandaloneHost
-from ..sd2.errors import OptionError
+from ..sd2.detection.detect import detect
 from ..sd2.files.atomic_write import check_writable, write_safetensors
 from .path_argument import path_argument
 from .run_command import run_workflow
@@ -22,6 +23,9 @@ WORKFLOW = Path(__file__).parent.parent / "example_workflows" / "First steps.jso
 RANDOM_FILE = "sd2-RANDOM-WEIGHTS-demo.safetensors"
 
 SEED = 2
+
+EDITOR_PACKAGES = "aiohttp comfyui-frontend-package"
+"""What the extra ``editor`` installs, without a folder or quotes that one would have to type."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,8 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    check_writable(arguments.output)
     checkpoint: Path | None = arguments.checkpoint
+    if checkpoint is not None:
+        detect(checkpoint)  # raises what is wrong with it, in one sentence
+    check_writable(arguments.output)
     if checkpoint is None:
         checkpoint = arguments.output / "models" / "text_encoders" / RANDOM_FILE
         if not checkpoint.exists():
@@ -51,8 +57,6 @@ def run(arguments: argparse.Namespace) -> int:
             "NOTE: no checkpoint was given. This encoder has RANDOM WEIGHTS: the conditioning has "
             "the right shape but no meaning. Give a real checkpoint with --checkpoint FILE."
         )
-    elif not checkpoint.exists():
-        raise OptionError(f"{checkpoint}: no such file.")
     host.use(StandaloneHost([checkpoint.parent], output=arguments.output))
     run_workflow(WORKFLOW, [f"LoadSD2CLIP.clip_name={checkpoint.name}"])
     print(_what_next(checkpoint))
@@ -66,11 +70,13 @@ def _what_next(checkpoint: Path) -> str:
     if any((scripts / name).exists() for name in ("sd2-clip", "sd2-clip.exe")):
         command = _typed(scripts / "sd2-clip")
     models = _typed(checkpoint.parent)
+    is_there = find_spec("aiohttp") and find_spec("comfyui_frontend_package")
+    install = "" if is_there else f"  {python} -m pip install {EDITOR_PACKAGES}\n"
     return (
         "\nNext:\n"
         f"  {command} inspect {_typed(checkpoint)}\n"
         "says what a file holds. The editor, in the browser:\n"
-        f"  {python} -m pip install aiohttp comfyui-frontend-package\n"
+        f"{install}"
         f"  {command} edit --models {models}\n"
         "A workflow that you saved there:\n"
         f"  {command} run WORKFLOW.json --models {models}"

@@ -11,6 +11,7 @@ from typing import Any
 
 from .. import NODE_CLASS_MAPPINGS, host
 from ..host.standalone import StandaloneHost
+from ..sd2.errors import how_to_install
 from .path_argument import path_argument
 from .run_command import add_host_arguments
 
@@ -45,8 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
         if error.name != "aiohttp":
             raise
         print(
-            "sd2-clip edit: aiohttp is not installed. Install the editor with: "
-            'pip install ".[editor]" in the folder of SD2 CLIP.',
+            "sd2-clip edit: the editor needs aiohttp and comfyui-frontend-package. "
+            + how_to_install("aiohttp comfyui-frontend-package", "editor"),
             file=sys.stderr,
         )
         return 1

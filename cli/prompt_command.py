@@ -7,20 +7,32 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..clip.encode_options import EncodeOptions
 from ..clip.fixed_prompts import PRESETS, FixedPrompt, Preset
 from ..sd2.errors import OptionError, and_more
 from ..sd2.files.atomic_write import check_writable, write_safetensors, write_torch_file
-from .encode_arguments import add_encode_arguments, flag_of, given_options
+from .encode_arguments import (
+    add_embeddings_argument,
+    add_encode_arguments,
+    add_lora_argument,
+    flag_of,
+    given_options,
+    report_lines,
+    with_loras,
+)
 from .path_argument import path_argument
+
+if TYPE_CHECKING:
+    from ..host.interface import Clip
 
 SUFFIXES = (".safetensors", ".pt")
 
 DEFAULT_KEY = "prompt_embeds"
 
-RECORDS_KEY = "sd2_clip.prompts"
-"""In the metadata of a safetensors file: how each tensor was made, as JSON by its key."""
+FOR_COMFYUI = "comfyui"
+"""Not a preset: the prompt is the user's, and the file has the format of Save SD2 Conditioning."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,8 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--for",
         dest="preset",
-        choices=tuple(PRESETS),
-        help="write the fixed prompts of this program, as it expects them",
+        choices=(*PRESETS, FOR_COMFYUI),
+        help="write the fixed prompts of this program, as it expects them; comfyui: write TEXT for "
+        "Load SD2 Conditioning",
     )
     parser.add_argument(
         "--key",
@@ -59,14 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="dtype of the tensor (default: fp32, or what the program of --for expects)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or gpu:N (default: auto)")
-    parser.add_argument(
-        "--embeddings",
-        metavar="DIR",
-        type=path_argument,
-        action="append",
-        default=[],
-        help="a folder of textual inversions, for embedding:NAME; repeatable",
-    )
+    add_embeddings_argument(parser)
+    add_lora_argument(parser)
     parser.add_argument("--force", action="store_true", help="overwrite FILE if it exists")
     add_encode_arguments(parser)
 
@@ -77,20 +84,19 @@ def run(arguments: argparse.Namespace) -> int:
         raise OptionError(f"{out}: the file name must end in {' or '.join(SUFFIXES)}.")
     if out.exists() and not arguments.force:
         raise OptionError(f"{out} already exists. Choose another name, or add --force.")
+    if arguments.preset == FOR_COMFYUI:
+        _check_for_comfyui(arguments)
+        check_writable(out.parent)
+        return _write_for_comfyui(arguments)
     wanted = _wanted(arguments)
     check_writable(out.parent)
 
     from ..clip.encode_text import encode_text
-    from ..clip.load_clip import load_clip, parse_dtype
+    from ..clip.load_clip import parse_dtype
     from ..clip.prompt_embeds import only_tensor
-    from ..clip.provenance import RECORD_KEY, complete_record
+    from ..clip.provenance import RECORD_KEY, RECORDS_KEY, complete_record
 
-    clip = load_clip(
-        arguments.checkpoint,
-        embedding_directory=arguments.embeddings,
-        device=arguments.device,
-        dtype="fp32",
-    )
+    clip = _load(arguments)
     dtype = parse_dtype(wanted.dtype)
     options = given_options(arguments)
     tensors, records = {}, {}
@@ -99,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
         cond = only_tensor(prompt.text, encoded.conditioning)
         tensors[prompt.key] = cond.to("cpu", dtype).contiguous()
         records[prompt.key] = json.loads(complete_record(encoded.conditioning[0][1][RECORD_KEY]))
-        print(encoded.report, file=sys.stderr)
+        print(*report_lines(encoded.report), sep="\n", file=sys.stderr)
     is_bare = wanted.is_bare and out.suffix == ".pt"
     if out.suffix == ".pt":
         write_torch_file(out, next(iter(tensors.values())) if is_bare else tensors)
@@ -110,6 +116,40 @@ def run(arguments: argparse.Namespace) -> int:
     for key, tensor in tensors.items():
         name = "" if is_bare else f" {key}"
         print(f"{out}:{name} {list(tensor.shape)} {wanted.dtype}")
+    return 0
+
+
+def _load(arguments: argparse.Namespace) -> Clip:
+    from ..clip.load_clip import load_clip
+
+    clip = load_clip(
+        arguments.checkpoint,
+        embedding_directory=arguments.embeddings,
+        device=arguments.device,
+        dtype="fp32",
+    )
+    return with_loras(clip, arguments)
+
+
+def _check_for_comfyui(arguments: argparse.Namespace) -> None:
+    if arguments.text is None:
+        raise OptionError(f'TEXT is missing. Give a prompt to --for {FOR_COMFYUI} ("" is empty).')
+    if arguments.out.suffix != ".safetensors":
+        raise OptionError(f"{arguments.out}: --for {FOR_COMFYUI} writes a .safetensors file.")
+    if arguments.key is not None or arguments.dtype is not None:
+        raise OptionError(f"--for {FOR_COMFYUI} decides --key and --dtype itself. Leave them out.")
+
+
+def _write_for_comfyui(arguments: argparse.Namespace) -> int:
+    """Write what Save SD2 Conditioning writes."""
+    from ..clip.conditioning_file import save_conditioning
+    from ..clip.encode_text import encode_text
+
+    encoded = encode_text(_load(arguments), arguments.text, **given_options(arguments))
+    print(*report_lines(encoded.report), sep="\n", file=sys.stderr)
+    save_conditioning(arguments.out, encoded.conditioning)
+    shapes = ", ".join(str(list(cond.shape)) for cond, _ in encoded.conditioning)
+    print(f"{arguments.out}: conditioning {shapes} for Load SD2 Conditioning")
     return 0
 
 

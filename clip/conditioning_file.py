@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from ..sd2.config import CONTEXT_WIDTHS, SD2_CONFIG
-from ..sd2.errors import SD2ClipError, UnreadableFileError, and_more
+from ..sd2.errors import SD2ClipError, UnreadableFileError, and_more, fault
 from ..sd2.files.atomic_write import save_tensors, write_safetensors
 from ..sd2.files.bounded_json import parse_json
 from ..sd2.files.file_kinds import (
@@ -40,7 +40,7 @@ from ..sd2.files.path_inside import OutsideFolderError, path_inside
 from ..sd2.files.safetensors_header import read_safetensors_header
 from ..sd2.files.tensor_storage import copy_tensors
 from ..sd2.files.write_new import write_new
-from .provenance import RECORD_KEY, complete_record, record_as_json, record_as_text
+from .provenance import RECORD_KEY, RECORDS_KEY, complete_record, record_as_json, record_as_text
 
 _DATE_WORDS = {
     "year": "%Y",
@@ -205,6 +205,11 @@ def load_conditioning(path: Path) -> list[list[Any]]:
         raise ConditioningError(f"{path} cannot be read as conditioning: {error}") from error
     about = conditioning_record(metadata)
     if about is None and CORE_TENSOR not in tensors:
+        if RECORDS_KEY in metadata:
+            raise ConditioningError(
+                f"{path} was written by sd2-clip prompt for another program. For this node write "
+                "it with: sd2-clip prompt TEXT --for comfyui --checkpoint FILE --out FILE"
+            )
         first = and_more(tensors, 3) or "no tensors"
         raise ConditioningError(
             f"{path} is a safetensors file, but not one that Save SD2 Conditioning or ComfyUI's "
@@ -219,7 +224,7 @@ def load_conditioning(path: Path) -> list[list[Any]]:
         ]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConditioningError(
-            f"{path} is damaged conditioning: {error!r} is missing or wrong in it. Save it again."
+            f"{path} is damaged conditioning: {fault(error)}. Save it again."
         ) from error
 
 

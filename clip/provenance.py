@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 RECORD_KEY = "sd2_clip"
 """In the options of a conditioning entry: its record, as JSON text."""
 
+RECORDS_KEY = "sd2_clip.prompts"
+"""In the metadata of a safetensors file of ``sd2-clip prompt``: how each tensor was made, as JSON
+by its key."""
+
 
 class EncodingRecord(str):
     """Everything that an encoding depends on, as JSON text.

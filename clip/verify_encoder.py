@@ -80,8 +80,8 @@ class Verification:
             ("Verdict", sentence),
             (
                 "Distance",
-                f"{self.distance:.2g} from the published rows of the empty prompt (genuine "
-                f"weights of precision {self.precision}: at most {self.tolerance:g})",
+                f"{self.distance:.2g} from the published empty prompt (genuine "
+                f"{self.precision}: at most {self.tolerance:g})",
             ),
             ("File", str(self.detection.path)),
         ]
@@ -103,11 +103,11 @@ class Verification:
             notes.append(
                 "that is no fault: a model that was trained together with this encoder needs it"
             )
-        notes.append(
-            "the rows are those of the start and the end token. They do not show layer "
-            f"{self.detection.model_layers}, the projection, the embeddings of other tokens, and "
-            f"changes that move them by less than {self.tolerance:g}"
-        )
+        if self.verdict != "other":
+            notes.append(
+                "compared are the start and the end token, not layer "
+                f"{self.detection.model_layers}, the projection and other tokens"
+            )
         return notes
 
 

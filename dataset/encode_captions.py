@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from typing import Protocol
 
 from ..sd2.errors import OptionError
-from ..sd2.files.atomic_write import check_writable
+from ..sd2.files.atomic_write import writable
 from .encode_fragment import Encoder, Environment, Job
 from .finish import Summary, finish
 from .formats import Format
@@ -69,22 +70,21 @@ def encode_captions(
     inputs = find_inputs(source, folder, read)
     _check_apart(inputs, folder)
     check_first_caption(inputs, read)
-    if folder.is_local:
-        check_writable(folder.local_path)
-    return encode_inputs(
-        inputs,
-        folder,
-        encoder,
-        engine.environment(encoder),
-        format,
-        read=read,
-        fragment_size=size,
-        part=part or Part(),
-        engine=engine,
-        verify=verify,
-        prune=prune,
-        progress=progress,
-    )
+    with writable(folder.local_path) if folder.is_local else nullcontext():
+        return encode_inputs(
+            inputs,
+            folder,
+            encoder,
+            engine.environment(encoder),
+            format,
+            read=read,
+            fragment_size=size,
+            part=part or Part(),
+            engine=engine,
+            verify=verify,
+            prune=prune,
+            progress=progress,
+        )
 
 
 def checked_size(format: Format, fragment_size: int | None) -> int:

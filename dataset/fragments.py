@@ -153,7 +153,7 @@ def open_parquet(folder: Folder, name: str) -> Any:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
-        raise CaptionsError(f"{name}: reading parquet needs pyarrow. {NEEDS_PYARROW}") from error
+        raise CaptionsError(f"{name}: reading parquet {NEEDS_PYARROW}") from error
     try:
         file = parquet.ParquetFile(folder.path_or_file(name))
     except (ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:

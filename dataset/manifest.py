@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..sd2.errors import SD2ClipError
+from ..sd2.errors import SD2ClipError, fault
 from ..version import __version__
 from .storage import FileInfo, Folder
 
@@ -140,7 +140,8 @@ def read_sidecars(out: Folder, names: Iterable[str]) -> Iterator[Sidecar]:
             return Sidecar.from_json(out.read(path))
         except (ValueError, KeyError, TypeError) as error:
             raise IncompleteError(
-                f"{out.path(path)} is damaged ({error!r}). Remove it and run sd2-clip encode again."
+                f"{out.path(path)} is damaged ({fault(error)}). Remove it and run sd2-clip encode "
+                "again."
             ) from error
 
     with ThreadPoolExecutor(READERS) as pool:
@@ -207,8 +208,9 @@ def read_manifest(out: Folder) -> Manifest:
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise IncompleteError(
-            f"{out.url} contains no complete set of encoded captions ({error!r}). Run sd2-clip "
-            f"encode CAPTIONS {out.url} again with the same options; it does what is missing."
+            f"{out.url} contains no complete set of encoded captions ({fault(error)}). Run "
+            f"sd2-clip encode CAPTIONS {out.url} again with the same options; it does what is "
+            "missing."
         ) from error
 
 

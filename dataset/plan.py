@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..sd2.errors import SD2ClipError
+from ..sd2.errors import SD2ClipError, fault
 from ..version import __version__
 from .fragments import EmptyFragment, Fragment, Input, TableFile, TextGroup, group_texts, read_table
 from .inputs.captions import CaptionsError, ReadOptions
@@ -96,7 +96,7 @@ def read_plan(out: Folder) -> Plan | None:
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise OutFolderError(
-            f"{out.path(PLAN)} is not a plan of encoded captions ({error!r}). Choose a new or "
+            f"{out.path(PLAN)} is not a plan of encoded captions ({fault(error)}). Choose a new or "
             "empty folder."
         ) from error
 

@@ -9,7 +9,7 @@ import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ..sd2.errors import OptionError, SD2ClipError
+from ..sd2.errors import OptionError, SD2ClipError, how_to_install
 from .caption_encoder import CaptionEncoder
 from .encode_fragment import Encoder, Environment, FragmentEncoder, Job, environment_of
 from .fragments import Fragment
@@ -40,8 +40,7 @@ class RayEngine:
             import ray
         except ImportError as error:
             raise RayError(
-                'The ray engine needs Ray. Install it: pip install "sd2-clip[ray]", or '
-                'pip install "ray[data]"'
+                "The ray engine needs Ray. " + how_to_install('"ray[data]"', "ray")
             ) from error
         if not ray.is_initialized():
             try:

@@ -221,8 +221,10 @@ class NodeClasses:
         return class_type in self._classes
 
     def like(self, class_type: str) -> str | None:
-        """Find the class with the name most similar to a misspelt one."""
-        return next(iter(get_close_matches(class_type, self._classes, n=1, cutoff=0.8)), None)
+        """Find the class with the name most similar to a misspelt one, whatever its capitals."""
+        names = {name.lower(): name for name in self._classes}
+        similar = get_close_matches(class_type.lower(), names, n=1, cutoff=0.8)
+        return names[similar[0]] if similar else None
 
     def raw(self, class_type: str | None) -> type | None:
         """Return the Python class, without reading its declarations."""

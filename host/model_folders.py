@@ -97,9 +97,21 @@ def resolve_model(host: Host, kinds: Sequence[str], name: str) -> Path:
             path = locate(folder, spelling)
             if path is not None:
                 return path
+    if not folders:
+        raise ModelNotFoundError(
+            f"{name!r} was not found: there is no models folder for it ({', '.join(kinds)}). Give "
+            "one with --models DIR."
+        )
     searched = and_more(dict.fromkeys(str(folder) for _, folder in folders), len(folders))
-    available = and_more(list_models(host, kinds), LISTED)
+    available = [] if _is_shared(host, kinds) else list_models(host, kinds)
+    choice = f", or choose one of their files: {and_more(available, LISTED)}" if available else ""
     raise ModelNotFoundError(
-        f"{name!r} is in none of the model folders ({searched or 'none is configured'}). Put the "
-        f"file there, or choose one of their files: {available or 'there are none'}."
+        f"{name!r} is in none of the model folders ({searched}). Put the file there{choice}."
     )
+
+
+def _is_shared(host: Host, kinds: Sequence[str]) -> bool:
+    """Whether files of other kinds are in the folders of *kinds* too: text encoders."""
+    own = {folder for kind in kinds for folder in host.model_folders(kind)}
+    others = [kind for kind in CLIP_KINDS if kind not in kinds]
+    return any(not own.isdisjoint(host.model_folders(kind)) for kind in others)

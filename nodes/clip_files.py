@@ -23,6 +23,8 @@ def resolve_clip(name: str) -> Path:
         return resolve_model(current, CLIP_KINDS, name)
     except ModelNotFoundError:
         folders = [str(folder) for kind in CLIP_KINDS for folder in current.model_folders(kind)]
+        if not folders:
+            raise
         searched = and_more(dict.fromkeys(folders), len(folders)) or "none is configured"
         good = and_more(suggest_files(name))
         choice = f"choose one that holds SD2's text encoder: {good}" if good else "choose another"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import host
 from ..host.model_folders import list_models, resolve_model
-from ..sd2.errors import NotFiniteError, SD2ClipError
+from ..sd2.errors import SD2ClipError
 
 if TYPE_CHECKING:
     from ..host.interface import Clip
@@ -75,20 +75,9 @@ class LoadSD2CLIPLora:
         return lora_fingerprint(resolve_model(host.current(), LORA_KINDS, lora_name))
 
     def load(self, clip: Clip, lora_name: str, strength: float = 1.0) -> dict[str, Any]:
-        from ..sd2.lora.lora_file import LoraError, read_lora
+        from ..clip.apply_lora import apply_lora
 
-        shapes = {name: tuple(t.shape) for name, t in clip.cond_stage_model.state_dict().items()}
-        lora = read_lora(resolve_model(host.current(), LORA_KINDS, lora_name), shapes)
-        lora.check_strength(strength)
-        refused: tuple[str, ...] = ()
-        if lora.changes and strength != 0.0:
-            clip = clip.clone()
-            patches = host.current().lora_patches(lora.changes)
-            try:
-                applied = set(clip.add_patches(patches, strength))
-            except NotFiniteError as error:
-                raise LoraError(f"{lora.path}: {error}") from error
-            refused = tuple(name for name in lora.changes if name not in applied)
-        info = lora.describe(strength, refused)
+        path = resolve_model(host.current(), LORA_KINDS, lora_name)
+        clip, info = apply_lora(clip, path, strength)
         _path, *fitted = info.splitlines()
         return {"ui": {"text": fitted}, "result": (clip, info)}

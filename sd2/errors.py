@@ -63,6 +63,19 @@ class NotFiniteError(SD2ClipError):
     """An encoding holds NaN or infinity, which makes black pictures and spoils training."""
 
 
+def fault(error: Exception) -> str:
+    """Say in words what an exception found in a JSON document."""
+    return f"it has no {error}" if isinstance(error, KeyError) else str(error)
+
+
+def how_to_install(package: str, extra: str) -> str:
+    """Say how to install a missing package that *extra* of pyproject.toml lists.
+
+    The extra is cited by folder: the package index need not have this project.
+    """
+    return f'Install it: pip install {package}, or pip install ".[{extra}]" in SD2 CLIP\'s folder.'
+
+
 def and_more(items: Collection[str], limit: int = 5, separator: str = ", ") -> str:
     """The first *limit* of *items*, and how many more there are: "a, b and 3 more"."""
     shown = separator.join(islice(items, limit))

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import room_tables
+from sd2_clip import NODE_CLASS_MAPPINGS
+from sd2_clip.cli import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
@@ -40,6 +42,27 @@ def test_docstrings_cite_pages_that_are_here():
         if not ((ROOT / page).exists() or (ROOT / "js" / "docs" / page).exists())
     }
     assert not missing
+
+
+def test_the_page_on_workflows_lists_every_class_with_its_inputs():
+    def names(declared):
+        return ", ".join(f"`{name}`" for name in declared)
+
+    page = (ROOT / "docs/workflows.md").read_text(encoding="utf-8")
+    rows = page.partition("|---|---|---|---|\n")[2].partition("\n\n")[0].splitlines()
+    expected = []
+    for name, cls in NODE_CLASS_MAPPINGS.items():
+        declared = cls.INPUT_TYPES()
+        optional = names(declared.get("optional", ()))
+        inputs = names(declared["required"]) + (f", [{optional}]" if optional else "")
+        outputs = ", ".join(getattr(cls, "RETURN_NAMES", cls.RETURN_TYPES))
+        expected.append(f"| `{name}` | {cls.TITLE} | {inputs} | {outputs}{' ' * bool(outputs)}|")
+    assert sorted(rows) == sorted(expected)
+
+
+def test_the_page_on_commands_lists_every_one():
+    page = (ROOT / "docs/headless.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `sd2-clip (\w+)", page, re.MULTILINE)) == set(COMMANDS)
 
 
 def test_the_architecture_page_describes_every_module():

@@ -47,6 +47,7 @@ def commands() -> list[str]:
     return [line for page in PAGES for text in blocks(page, "") for line in text.splitlines()]
 
 
+PARTS = ("cli", "clip", "dataset", "editor", "headless", "host", "nodes", "sd2")
 OURS = sorted({line for line in commands() if line.startswith("sd2-clip ")})
 INSTALL = sorted({line for line in commands() if "pip install" in line})
 MAKE = sorted({line.split("#")[0].strip() for line in commands() if line.startswith("make ")})
@@ -72,11 +73,31 @@ def test_make_has_the_target(line: str) -> None:
 
 def test_extras_that_pages_install_exist() -> None:
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    extras = {name for page in PAGES.values() for name in re.findall(r'"\.\[(\w+)\]"', page)}
+    found = (names for page in PAGES.values() for names in re.findall(r'"\.\[([\w,]+)\]"', page))
+    extras = {name for names in found for name in names.split(",")}
     for extra in extras:
         assert re.search(rf"^{extra} = \[", project, re.MULTILINE), extra
     assert extras
     assert INSTALL
+
+
+def test_no_page_and_no_hint_installs_us_from_the_package_index() -> None:
+    """There we are not published."""
+    sources = [path for part in PARTS for path in (ROOT / part).rglob("*.py")]
+    for page in [*PAGES.values(), *(path.read_text(encoding="utf-8") for path in sources)]:
+        assert not re.search(r"pip install [\"'\\]*sd2-clip", page)
+
+
+def test_the_first_page_names_every_command() -> None:
+    table = PAGES["README.md"].partition("| command | does |")[2].partition("\n\n")[0]
+    assert sorted(re.findall(r"`(\w+)`", table)) == sorted(cli.COMMANDS)
+
+
+def test_parquet_is_installed_before_it_is_written() -> None:
+    for page in ("README.md", "docs/datasets.md"):
+        lines = "\n".join(blocks(page, "")).splitlines()
+        written = next(i for i, line in enumerate(lines) if line.startswith("sd2-clip encode "))
+        assert any("dataset" in line for line in lines[:written] if "pip install" in line), page
 
 
 @pytest.fixture

@@ -177,3 +177,11 @@ def test_help_page_fits_the_side_panel(name):
 def test_there_is_no_help_page_without_a_node():
     pages = {path.stem for path in (ROOT / "js" / "docs").iterdir()}
     assert pages == set(NODE_CLASS_MAPPINGS)
+
+
+def test_no_error_shows_an_exception_or_bytes_in_pythons_notation():
+    """``KeyError('x')`` and ``b'<html>'`` are for programmers."""
+    for part in ("cli", "clip", "dataset", "editor", "headless", "host", "nodes", "sd2"):
+        for path in (ROOT / part).rglob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            assert not re.search(r"\{(?:error|exception|start)\b[^{}]*!r", text), path

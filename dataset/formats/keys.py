@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
-from ...sd2.errors import OptionError
+from ...sd2.errors import OptionError, how_to_install
 from ..encoded_rows import EncodedRows, OutputFile, valid_text
 from ..tokenizers import content_id
 from .base import Format
@@ -25,8 +25,7 @@ class Keys(Format):
             import pyarrow  # noqa: F401
         except ImportError as error:
             raise OptionError(
-                '--dedup global needs pyarrow. Install it: pip install "sd2-clip[dataset]", or '
-                "pip install pyarrow."
+                f"--dedup global needs pyarrow. {how_to_install('pyarrow', 'dataset')}"
             ) from error
 
     def files(

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ...sd2.errors import OptionError
+from ...sd2.errors import OptionError, how_to_install
 from ..caption_encoder import METADATA_KEY
 from ..encoded_rows import EncodedRows, OutputFile, valid_text
 from .base import Format
@@ -29,8 +29,8 @@ class Parquet(Format):
             from ..arrow_table import LAYOUTS
         except ImportError as error:
             raise OptionError(
-                'Writing parquet needs pyarrow. Install it (pip install "sd2-clip[dataset]", or '
-                "pip install pyarrow), or choose --format safetensors."
+                f"Writing parquet needs pyarrow. {how_to_install('pyarrow', 'dataset')} "
+                "Or choose --format safetensors."
             ) from error
         if settings["stored_in"] == "bfloat16":
             raise OptionError("Parquet has no bf16. Choose --store fp16 or --format safetensors.")

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, BinaryIO, cast
 
+from ...sd2.errors import how_to_install
 from ...sd2.files.limits import MAX_FREE_ROWS, MAX_ROW_BYTES, MAX_TAR_HEADER_BYTES
 from .captions import CaptionsError, ReadOptions
 from .columns import CAPTION_COLUMNS, Row
@@ -36,7 +37,7 @@ BUFFER = 1 << 20
 _ROWS_AT_A_TIME = 10_000
 BOM = b"\xef\xbb\xbf"
 
-NEEDS_PYARROW = 'Install it: pip install "sd2-clip[dataset]", or pip install pyarrow'
+NEEDS_PYARROW = f"needs pyarrow. {how_to_install('pyarrow', 'dataset')}"
 
 
 def kind_of(name: str) -> tuple[str | None, str]:
@@ -61,7 +62,7 @@ def decompressed(stream: BinaryIO, name: str) -> BinaryIO:
         try:
             import pyarrow
         except ImportError as error:
-            raise CaptionsError(f"{name}: reading .zst needs pyarrow. {NEEDS_PYARROW}") from error
+            raise CaptionsError(f"{name}: reading .zst {NEEDS_PYARROW}") from error
         source = pyarrow.CompressedInputStream(pyarrow.PythonFile(stream), "zstd")
         return cast(BinaryIO, source)
     return stream
@@ -283,7 +284,7 @@ def _arrow_rows(stream: BinaryIO, name: str) -> Iterator[Row]:
     try:
         import pyarrow
     except ImportError as error:
-        raise CaptionsError(f"{name}: reading .arrow needs pyarrow. {NEEDS_PYARROW}") from error
+        raise CaptionsError(f"{name}: reading .arrow {NEEDS_PYARROW}") from error
     try:
         try:
             reader = pyarrow.ipc.open_stream(stream)

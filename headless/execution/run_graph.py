@@ -34,6 +34,8 @@ class Execution:
     """The ``ui`` results by node, of nodes that ran and of output nodes found in the cache."""
     results: dict[str, tuple[list[Any], ...]]
     """What the output nodes returned: a list per output."""
+    texts: dict[str, list[str]]
+    """What the nodes that ran returned as text, by node."""
     executed: tuple[str, ...]
     """The nodes whose function ran to its end, in that order."""
     cached: tuple[str, ...]
@@ -96,6 +98,7 @@ class Run:
             status=status,
             outputs=self.ui,
             results={o: self.done[o].outputs for o in outputs if o in self.done},
+            texts={node_id: list(self._texts(node_id)) for node_id in self.executed},
             executed=tuple(self.executed),
             cached=cached,
             error=error,
@@ -191,6 +194,12 @@ class Run:
         return outputs[link.slot]
 
     # Reports
+
+    def _texts(self, node_id: str) -> Iterator[str]:
+        kinds = self._class(self.graph[node_id]).return_types
+        for kind, values in zip(kinds, self.done[node_id].outputs, strict=False):
+            if kind == "STRING":
+                yield from (value for value in values if isinstance(value, str))
 
     def _class(self, node: Node) -> NodeClass:
         return self.classes[node.class_type or ""]

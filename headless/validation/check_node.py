@@ -10,7 +10,7 @@ from ..graph import BadLink, Input, Link, Node, Value
 from ..node_class import InputSpec, NodeClass, Parameters
 from ..workflow import Workflow
 from .check_input import bad_link, check_link, check_value, dangling_link, missing_input
-from .problems import InputProblem, NodeProblem, Problem
+from .problems import CUSTOM, InputProblem, NodeProblem, Problem
 
 
 def check_node(node: Node, workflow: Workflow) -> tuple[Node, list[Problem]]:
@@ -105,9 +105,9 @@ def _custom_problem(answer: Any, named: Mapping[str, Any]) -> Problem:
         candidates = [
             n for n, value in named.items() if value is not None and str(value) in message
         ]
-    kind, text = "custom_validation_failed", "Custom validation failed for node"
+    text = "Custom validation failed for node"
     if len(candidates) != 1:
-        return NodeProblem(kind, text, message)
+        return NodeProblem(CUSTOM, text, message)
     return InputProblem(
-        kind, text, " - ".join(filter(None, (candidates[0], message))), candidates[0]
+        CUSTOM, text, " - ".join(filter(None, (candidates[0], message))), candidates[0]
     )

@@ -8,6 +8,9 @@ from typing import Any
 from ..graph import Input, Node
 from ..node_class import InputSpec
 
+CUSTOM = "custom_validation_failed"
+"""The kind of what ``VALIDATE_INPUTS`` answers: a sentence of its own, to be printed alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class InputProblem:
@@ -30,6 +33,8 @@ class InputProblem:
     """The ids of the nodes on a cycle that this link is part of."""
 
     def __str__(self) -> str:
+        if self.kind == CUSTOM and self.details.startswith(f"{self.input_name} - "):
+            return self.details.removeprefix(f"{self.input_name} - ")
         return _text(self.message, self.details)
 
 
@@ -47,6 +52,8 @@ class NodeProblem:
     """What the class raised."""
 
     def __str__(self) -> str:
+        if self.kind == CUSTOM and self.details:
+            return self.details
         return _text(self.message, self.details)
 
 

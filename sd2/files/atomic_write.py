@@ -35,6 +35,20 @@ def check_writable(folder: Path) -> None:
 
 
 @contextlib.contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """Check as ``check_writable``; an error within leaves no empty *folder* that was not there."""
+    was_there = folder.exists()
+    check_writable(folder)
+    try:
+        yield
+    except BaseException:
+        if not was_there:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+@contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a path to write to; at the end that file replaces *path*, after an error nothing does.
 

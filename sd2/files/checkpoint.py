@@ -185,8 +185,16 @@ def _open_file(path: Path) -> _Opened:
         what = f"only {len(start)} bytes long, truncated. Download it again"
     raise UnreadableFileError(
         f"{path}: {what or 'neither a safetensors file nor one that torch.save wrote'}. "
-        f"It begins with {start[:16]!r}."
+        f"It begins with {_shown(start)}."
     )
+
+
+def _shown(start: bytes) -> str:
+    """Show the first bytes of a file: as text if they are, else in hexadecimal."""
+    words = " ".join(start[:32].decode("ascii", errors="replace").split())
+    if words.isascii() and words.isprintable():
+        return f'"{words[:16].rstrip()}"'
+    return f"the bytes {start[:16].hex(' ')}"
 
 
 def _open_pickle(path: Path) -> _Opened:

@@ -45,12 +45,14 @@ def _choose_in_folder(folder: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
         raise UnreadableFileError(
             f"{folder}: a diffusers pipeline without its text_encoder folder. Download that too."
         )
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    entries = sorted(folder.iterdir())
+    names = [entry.name for entry in entries if entry.is_file()]
     choices = sorted((rank, name) for name in names if (rank := _rank(name)) is not None)
     if not choices:
         weights = [name for name in names if name.endswith(WEIGHT_SUFFIXES)]
         if len(weights) != 1:
-            what = f"no model file (it holds {and_more(names) or 'nothing'})"
+            held = names + [f"{entry.name}/" for entry in entries if entry.is_dir()]
+            what = f"no model file (it holds {and_more(held) or 'nothing'})"
             if weights:
                 what = f"{len(weights)} model files: {and_more(weights)}. Name one of them"
             raise UnreadableFileError(f"{folder}: a folder with {what}.")

@@ -51,7 +51,10 @@ def load_embedding(name: str, folders: Sequence[str], width: int, key: str) -> E
     """Load the embedding *name*; its file is read again only if it has changed."""
     path = find_embedding(name, folders)
     if path is None:
-        return Unusable(None, f"no file of this name in {', '.join(folders) or 'no folder'}")
+        if not folders:
+            where = "--embeddings DIR, or --models DIR for a workflow"
+            return Unusable(None, f"no folder of embeddings is given. Give one with {where}")
+        return Unusable(None, f"no file of this name in {', '.join(folders)}")
     try:
         stat = path.stat()
         return _read(path, (stat.st_mtime_ns, stat.st_size, stat.st_ino), width, key)

@@ -98,7 +98,7 @@ def test_convert_writes_the_folder_of_a_pipeline(folder, tmp_path):
     command = ("convert", "models/sd2.safetensors", tmp_path / "pipe", "--layout", "diffusers")
     done = run(folder, *command, "--variant", "fp16")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [str(tmp_path / "pipe")]
+    assert done.stdout.splitlines() == [f"{tmp_path / 'pipe'}: F16, 680.8 MB"]
     weights = tmp_path / "pipe/text_encoder/model.fp16.safetensors"
     # The size of the file that SD-Turbo and Marigold publish: the same tensors, header and order.
     assert weights.stat().st_size == 680_820_392
@@ -249,9 +249,10 @@ def test_a_console_without_the_letters_of_a_name_gets_their_codes(tmp_path):
 def test_what_cannot_be_written_is_said_before_the_work(command, tmp_path):
     (tmp_path / "sd2_clip").symlink_to(ROOT, target_is_directory=True)
     (tmp_path / "file").write_text("in the way")
+    write_expanded(tmp_path / "good.ckpt", dict(text_model_shapes(load_config(), range(23))))
     arguments = {
         "run": [WORKFLOW, "--output", "file/out"],
-        "convert": ["gone.safetensors", "file/out.safetensors"],
+        "convert": ["good.ckpt", "file/out.safetensors"],
         "demo": ["--output", "file/out"],
     }
     done = run(tmp_path, command, *arguments[command])
@@ -301,6 +302,7 @@ def test_demo_ends_with_commands_that_run(tmp_path, monkeypatch):
     from sd2_clip.cli import demo_command
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo_command, "find_spec", lambda name: None)
     checkpoint = tmp_path / "demo/models/text_encoders/sd2.safetensors"
     lines = [line.strip() for line in demo_command._what_next(checkpoint).splitlines()]
     typed = [line for line in lines if " -m " in line or "sd2-clip " in line]
@@ -310,6 +312,8 @@ def test_demo_ends_with_commands_that_run(tmp_path, monkeypatch):
     assert edit.endswith(f"edit --models {checkpoint.parent.relative_to(tmp_path)}")
     assert again.endswith(f"run WORKFLOW.json --models {checkpoint.parent.relative_to(tmp_path)}")
     assert not set("&'\"$`") & set("".join(typed))
+    monkeypatch.setattr(demo_command, "find_spec", lambda name: object())
+    assert "pip install" not in demo_command._what_next(checkpoint)
 
 
 def test_a_path_in_the_home_folder_is_found(tmp_path):

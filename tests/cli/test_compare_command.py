@@ -4,8 +4,10 @@ import shutil
 import sys
 from functools import partial
 
+import layouts
 import pytest
 import tiny
+import torch
 from sd2_clip import cli
 from sd2_clip.clip import load_clip
 
@@ -45,6 +47,14 @@ def test_two_prompts_are_compared_with_one_checkpoint(run, small):
     assert row(said.out, "red")[:4] == ["2", "2", "1", "1.3"]
     assert row(said.out, "cat")[4:6] == ["0", "1.00000"]
     assert small == [(FILE, None)]
+
+
+def test_textual_inversions_are_found_in_their_folder(run, tmp_path):
+    layouts.save_safetensors({"emb_params": torch.ones(2, 32)}, tmp_path / "oil.safetensors")
+    texts = "a cat", "a cat embedding:oil"
+    status, said = run(*texts, "--checkpoint", FILE, "--embeddings", tmp_path)
+    assert status == 0
+    assert "embedding:oil[2/2]  (only in B)" in said.out
 
 
 def test_one_option_is_for_both_and_two_are_for_each(run):
@@ -110,6 +120,6 @@ def test_without_matplotlib_a_picture_is_an_error_in_one_sentence(run, tmp_path,
     assert status == 1
     assert said.out == ""
     assert said.err == (
-        'sd2-clip compare: Drawing needs matplotlib: pip install "sd2-clip[plot]", or pip install '
-        "matplotlib.\n"
+        "sd2-clip compare: Drawing needs matplotlib. Install it: pip install matplotlib, or "
+        'pip install ".[plot]" in SD2 CLIP\'s folder.\n'
     )

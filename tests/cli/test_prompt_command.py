@@ -9,8 +9,11 @@ import torch
 from safetensors import safe_open
 from sd2_clip import cli
 from sd2_clip.clip import load_clip
+from sd2_clip.clip.apply_lora import apply_lora
+from sd2_clip.clip.conditioning_file import ConditioningError
 from sd2_clip.clip.encode_text import encode_text
 from sd2_clip.clip.fixed_prompts import PRESETS
+from sd2_clip.nodes.conditioning import LoadSD2Conditioning
 
 EMPTY = (1, 2, 32)
 CHUNK = (1, 77, 32)
@@ -152,6 +155,77 @@ def test_textual_inversions_are_found_in_their_folder(folder, capsys):
                   "--out", "out.safetensors") == 0  # fmt: skip
     assert read("out.safetensors")[0]["prompt_embeds"].shape == (1, 4, 32)
     assert "oil (2 vectors)" in capsys.readouterr().err
+
+
+def test_an_inversion_without_a_folder_is_told_once_with_its_cure(folder, capsys, caplog):
+    assert prompt("embedding:nowhere-given", "--out", "out.safetensors") == 0
+    said = caplog.text + capsys.readouterr().err
+    assert said.count("nowhere-given") == 1
+    assert "Give one with --embeddings DIR" in said
+
+
+def write_lora(path):
+    name = "lora_te_text_model_encoder_layers_0_mlp_fc1"
+    down, up = torch.ones(1, 32), torch.ones(layouts.TINY_CONFIG["intermediate_size"], 1)
+    tensors = {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
+    layouts.save_safetensors(tensors, path)
+    return path
+
+
+def test_loras_are_applied_with_their_strength_and_told(folder, clip, capsys):
+    lora = write_lora(folder / "ink.safetensors")
+    words = ("a fox", "--lora", "ink.safetensors:0.5", "--lora", lora, "--out", "out.safetensors")
+    assert prompt(*words) == 0
+    said = capsys.readouterr().err
+    assert "changed at strength 0.5" in said
+    assert "changed at strength 1" in said
+    expected = apply_lora(apply_lora(clip, lora, 0.5)[0], lora)[0].encode("a fox")
+    torch.testing.assert_close(read("out.safetensors")[0]["prompt_embeds"], expected)
+    assert not torch.equal(expected, clip.encode("a fox"))
+
+
+def test_a_missing_lora_is_named(folder, capsys):
+    assert prompt("a fox", "--lora", "gone.safetensors:2", "--out", "out.safetensors") == 1
+    assert "gone.safetensors: no such file" in capsys.readouterr().err
+
+
+def test_for_comfyui_the_file_is_that_of_save_sd2_conditioning(folder, clip, capsys):
+    words = ("a (fox:1.3)", "--padding", "none")
+    assert prompt(*words, "--for", "comfyui", "--out", "fox.safetensors") == 0
+    assert "fox.safetensors: conditioning [1, 4, 32] for Load" in capsys.readouterr().out
+    [loaded] = LoadSD2Conditioning().load("fox.safetensors")
+    [[cond, options]] = loaded
+    assert torch.equal(cond, clip.encode("a (fox:1.3)", padding="none"))
+    assert json.loads(options["sd2_clip"])["text"] == "a (fox:1.3)"
+    assert "pooled_output" in options
+
+
+def test_for_comfyui_a_text_may_make_several_prompts(folder):
+    words = ("a [cat:dog:0.5]", "--syntax", "a1111", "--for", "comfyui", "--out", "two.safetensors")
+    assert prompt(*words) == 0
+    [loaded] = LoadSD2Conditioning().load("two.safetensors")
+    assert [options["end_percent"] for _, options in loaded] == [0.5, 1.0]
+
+
+def test_a_file_for_another_program_is_refused_by_the_node_with_the_command(folder):
+    assert prompt("a fox", "--out", "fox.safetensors") == 0
+    with pytest.raises(ConditioningError, match="sd2-clip prompt TEXT --for comfyui"):
+        LoadSD2Conditioning().load("fox.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--out", "out.safetensors"], "TEXT is missing"),
+        (["a", "--out", "out.pt"], "writes a .safetensors file"),
+        (["a", "--out", "out.safetensors", "--key", "x"], "decides --key and --dtype itself"),
+        (["a", "--out", "out.safetensors", "--dtype", "fp16"], "decides --key and --dtype itself"),
+    ],
+    ids=str,
+)
+def test_what_comfyui_would_not_read_is_refused(words, message, folder, capsys):
+    assert prompt("--for", "comfyui", *words) == 1
+    assert message in capsys.readouterr().err
 
 
 def test_the_same_prompt_makes_the_same_torch_file(folder):

@@ -123,9 +123,13 @@ def test_a_set_of_shards_has_no_sha256(expected, tmp_path):
 
 
 def test_it_says_what_the_rows_do_not_show(expected, tmp_path):
-    assert (
-        "They do not show layer 4, the projection" in verify(saved(tmp_path), expected).describe()
-    )
+    told = verify(saved(tmp_path), expected).describe()
+    assert "compared are the start and the end token, not layer 4, the projection" in told
+
+
+def test_of_something_else_no_more_is_said(expected, tmp_path):
+    path = layouts.save_safetensors(layouts.canonical_encoder(tiny.CONFIG), tmp_path / "x.sft")
+    assert "compared are" not in verify(path, expected).describe()
 
 
 def test_weights_that_are_not_finite_are_an_error(expected, tmp_path):

@@ -18,7 +18,7 @@ from sd2_clip.dataset.leases import Part
 from sd2_clip.dataset.manifest import IncompleteError
 from sd2_clip.dataset.plan import OutFolderError
 from sd2_clip.dataset.storage import StorageError
-from sd2_clip.sd2.errors import OptionError
+from sd2_clip.sd2.errors import OptionError, UnreadableFileError
 
 pytestmark = pytest.mark.slow  # whole data sets and files
 
@@ -258,6 +258,14 @@ def test_a_part_leaves_what_another_has_begun(source, out, tmp_path):
 def test_a_part_that_does_not_exist_is_refused(number, of):
     with pytest.raises(OptionError, match=f"Invalid part {number}/{of}"):
         Part(number, of)
+
+
+def test_a_refused_checkpoint_leaves_no_empty_folder(source, out, tmp_path):
+    (tmp_path / "page.safetensors").write_text("<!DOCTYPE html>" * 9)
+    encoder = CaptionEncoder(tmp_path / "page.safetensors", device="cpu")
+    with pytest.raises(UnreadableFileError, match="a web page"):
+        encode(source, out, encoder)
+    assert not out.exists()
 
 
 OTHER = {

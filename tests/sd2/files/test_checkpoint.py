@@ -135,6 +135,25 @@ def test_what_is_no_model_is_named(content, named, tmp_path):
         open_checkpoint(path)
 
 
+@pytest.mark.parametrize(
+    ("content", "shown"),
+    [
+        (b"<!DOCTYPE html>\n<html>" * 9, 'begins with "<!DOCTYPE html>".'),
+        (b"\n\n<html lang=en>", 'begins with "<html lang=en>".'),
+        (b'say "no"', 'begins with "say "no"".'),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 90, "begins with the bytes 89 50 4e 47 0d 0a 1a 0a 00"),
+        ("Übersetzung".encode(), "begins with the bytes c3 9c 62"),
+        (b"\x10", "begins with the bytes 10."),
+    ],
+)
+def test_the_start_of_a_file_is_shown_without_python(content, shown, tmp_path):
+    path = tmp_path / "sd2.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(UnreadableFileError) as caught:
+        open_checkpoint(path)
+    assert shown in str(caught.value)
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_pipe_is_not_waited_for(tmp_path):
     path = tmp_path / "pipe"
