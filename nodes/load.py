@@ -12,8 +12,9 @@ from .clip_files import resolve_clip
 
 LAYERS = ["penultimate", "last", "hidden"]
 DTYPES = ["auto", "fp32", "fp16", "bf16"]
-UNUSUAL = ("Note:", "Placeholder:")
-"""Starts of the lines of ``info`` that the node also shows after a run."""
+NOTE, ABSENT = "Note:", "Not in file:"
+"""Starts of the lines of ``info`` that the node also shows after a run: notes, and what the file
+lacks where another layer than SD2's may need it."""
 
 
 class DeviceNames(list[str]):
@@ -136,5 +137,6 @@ class LoadSD2CLIP:
             layer_idx=layer_idx if layer == "hidden" else None,
         )
         info = clip.cond_stage_model.source.describe()
-        unusual = [line for line in info.splitlines() if line.startswith(UNUSUAL)]
+        shown = NOTE if layer == "penultimate" else (NOTE, ABSENT)
+        unusual = [" ".join(line.split()) for line in info.splitlines() if line.startswith(shown)]
         return {"ui": {"text": unusual}, "result": (clip, info)}
