@@ -183,7 +183,8 @@ def broken_at(tmp_path, changes, *options):
     """What ``run`` makes of ``broken(changes)`` beside a model file that can be chosen."""
     (tmp_path / "sd2_clip").symlink_to(ROOT, target_is_directory=True)
     (tmp_path / "models").mkdir()
-    (tmp_path / "models/sd2.safetensors").write_bytes(b"nothing")
+    shapes = dict(text_model_shapes(load_config(), range(23)))
+    write_expanded(tmp_path / "models/sd2.safetensors", shapes)
     workflow = tmp_path / "workflow.json"
     workflow.write_text(json.dumps(broken({"1.clip_name": "sd2.safetensors"} | changes)))
     return run(tmp_path, "run", workflow, "--models", "models", "--output", "out", *options)
