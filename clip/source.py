@@ -59,12 +59,16 @@ class EncoderSource:
         lines = [("Loaded", loaded)]
         real = self.detection.num_layers
         lines += [
-            ("Placeholder", f"layer {number + 1} is not in the file; its states are layer {real}'s")
+            (
+                "Not in file",
+                f"layer {number + 1}, which SD2 does not use; layer {real}'s states stand in for "
+                "it",
+            )
             for number in sorted(self.placeholder_layers)
         ]
         if self.placeholder_projection:
             lines.append(
-                ("Placeholder", "text projection is not in the file; pooled is not projected")
+                ("Not in file", "text projection, which SD2 does not use; pooled is not projected")
             )
         lines += [("Note", note) for note in self.notes]
         described = (f"{label + ':':<14}{text}" for label, text in lines)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from ..sd2.detection.detection import Detection
+from ..sd2.detection.detection import Detection, main_dtypes
 from ..sd2.files.checkpoint import Checkpoint
 from ..sd2.files.file_hash import file_digest
 from ..sd2.published_values import KNOWN_FILES, EncodedRows, empty_prompt_rows
@@ -146,11 +146,12 @@ def _distance(encoded: torch.Tensor, expected: EncodedRows) -> float:
 
 
 def _precision(checkpoint: Checkpoint, detection: Detection) -> str:
-    """Return the coarsest dtype of the weights; BF16 also for values that were once rounded to it.
+    """Return the coarsest main dtype; BF16 also for values that were once rounded to it.
 
     Merges and trainers in bf16 write wider files.
     """
-    dtypes = {checkpoint.tensors[source.key].dtype for source in detection.sources.values()}
+    keys = {source.key for source in detection.sources.values()}
+    dtypes = main_dtypes(checkpoint.tensors, keys)
     coarsest = max(dtypes, key=lambda dtype: TOLERANCES[dtype])
     source = detection.sources["text_model.encoder.layers.0.mlp.fc1.weight"]
     weight = checkpoint.read([source.key])[source.key]

@@ -47,8 +47,8 @@ export function createFileCard({ translate, changed, choose }) {
   }
 
   /** The verdict, then what to do about it, then the details. @param {FileError} answer */
-  function errorContent({ error, alternatives = [] }) {
-    const [verdict, details] = headingAndRest(error);
+  function errorContent({ error, summary, alternatives = [], more_alternatives: more = 0 }) {
+    const [verdict, details] = headingAndRest(summary ?? error);
     const content = [withPaths("b", "sd2c-bad", verdict)];
     if (alternatives.length) {
       const buttons = alternatives.map((name) => {
@@ -57,10 +57,13 @@ export function createFileCard({ translate, changed, choose }) {
         button.addEventListener("click", () => choose(name));
         return button;
       });
-      const label = translate("chooseInstead");
-      content.push(element("div", "sd2c-alternatives", [label, ...buttons]));
+      const others = more > 0 ? [translate("moreFiles", { n: more })] : [];
+      const offered = [translate("chooseInstead"), ...buttons, ...others];
+      content.push(element("div", "sd2c-alternatives", offered));
     }
-    content.push(withPaths("div", "", details));
+    const rest = withPaths("div", "sd2c-details", details);
+    rest.title = details; // a few lines of it are shown
+    content.push(rest);
     return content;
   }
 

@@ -38,6 +38,9 @@ export const ENGLISH = {
   selectedLayerMissing:
     "The file has layers 1 to {n}, which is all that SD2 needs. Layer {number}, selected here, is missing. Choose penultimate.",
   chooseInstead: "Choose instead:",
+  moreFiles: "… and {n} more in the list",
+  conditioningMissing:
+    "This file is not there. Save it with Save SD2 Conditioning, or choose one of the list.",
   noModel: "No model file found. Put one into a models folder, then refresh (R).",
   alsoContains: "also contains: {parts}",
   nodeFailed: "This node failed",

@@ -94,3 +94,32 @@ export function promptOf(node) {
     Object.fromEntries(widgets.map(({ name, value }) => [name, value]))
   );
 }
+
+/** What a title bar takes above a node's position, and the least space between two nodes. */
+const TITLE_HEIGHT = 30;
+const SPACE = 10;
+
+/**
+ * The height that a node may have before it covers the next one below. A node that already covers
+ * it at this height keeps that.
+ * @param {ComfyNode} node @param {number} height
+ */
+export function heightAbove(node, height) {
+  const [left, top] = node.pos;
+  const others = node.graph?._nodes ?? [];
+  const limits = others
+    .filter((one) => one !== node && one.pos[0] < left + node.size[0])
+    .filter((one) => left < one.pos[0] + one.size[0])
+    .map((one) => one.pos[1] - TITLE_HEIGHT - top)
+    .filter((limit) => limit >= height);
+  return Math.max(height, Math.min(...limits) - SPACE);
+}
+
+/**
+ * Whether the list of Load SD2 Conditioning has a name, which may lack the suffix of the folder.
+ * @param {string[]} names @param {string} name
+ */
+export function hasConditioning(names, name) {
+  const spelled = name.replaceAll("\\", "/");
+  return names.includes(spelled) || names.includes(`${spelled} [output]`);
+}

@@ -2,12 +2,14 @@
 // Adds one DOM widget to each of our nodes: the last one, never saved, sized by its content.
 
 import { element, styleSheet } from "./dom.js";
+import { callAfter, heightAbove } from "./node_graph.js";
 
 const NAME = "sd2_clip_panel";
 /** Minimum and maximum height of the chips, which scroll, in pixels. */
 const CHIPS_MIN = 26;
 const CHIPS_MAX = 86;
-const PART_MAX = 220;
+/** The least height of a part that scrolls: one line. */
+const PART_MIN = 30;
 const GAP = 6;
 /** Height of the text beyond the frontend's minimum: eight lines in all. */
 const TEXT_HEIGHT = 60;
@@ -16,7 +18,8 @@ const TEXTS = ["text", "texts"];
 const MIN_WIDTH = 100;
 
 /**
- * @typedef {{min: number, max: number}} Heights
+ * @typedef {{least: number, min: number, max: number}} Heights `least` where a neighbour leaves no
+ *   more room, `min` where nothing does
  * @typedef {{root: HTMLElement, measure?: () => Heights}} Part
  */
 
@@ -32,8 +35,9 @@ export function addPanel(node, parts, { isHtml, appeared }) {
   const root = element("div", "sd2c-panel", [styles, ...parts.map((part) => part.root)]);
   let isVisible = false;
   let isUserSized = false;
-  /** The content's heights: measuring forces a layout, and the canvas asks at every frame. */
-  let measured = { min: 2 * CHIPS_MIN, max: 2 * CHIPS_MIN };
+  /** The content's heights: measuring forces a layout, and the canvas asks at every frame. Nothing
+   * before they are measured: the frontend would make the node taller for good. */
+  let measured = { least: 0, min: 0, max: 0 };
 
   function measureParts() {
     const visible = parts.filter((part) => !part.root.hidden);
@@ -41,6 +45,7 @@ export function addPanel(node, parts, { isHtml, appeared }) {
     const heights = visible.map((part) => part.measure?.() ?? measure(part.root));
     const gaps = GAP * Math.max(0, heights.length - 1);
     measured = {
+      least: heights.reduce((sum, { least }) => sum + least, gaps),
       min: heights.reduce((sum, { min }) => sum + min, gaps),
       max: heights.reduce((sum, { max }) => sum + max, gaps),
     };
@@ -56,6 +61,8 @@ export function addPanel(node, parts, { isHtml, appeared }) {
   const widget = node.addDOMWidget(NAME, NAME, root, {
     serialize: false,
     hideOnZoom: false,
+    // The side panel that lists a node's widgets would take the element out of the node.
+    hideInPanel: true,
     getMinHeight: () => height("min"),
     // The text has what the content does not need, unless the user makes room for more of it.
     getMaxHeight: () => height(isUserSized ? "max" : "min"),
@@ -70,20 +77,25 @@ export function addPanel(node, parts, { isHtml, appeared }) {
   /** The height after the last fit; null before the first, and after a workflow has set another. */
   let known = /** @type {number | null} */ (null);
 
-  /** Grow the node to fit its content and eight lines of text, and shrink it back. A node that the
-   * user has resized grows only if its content does not fit. */
+  /** Grow the node to fit its content and eight lines of text, and shrink it back. It does not grow
+   * over the node below: the content scrolls. A node that the user has resized grows only if its
+   * content does not fit. */
   function fit() {
     measureParts();
     if (isHtml()) return;
     const [width, height] = node.size;
-    const [, least] = node.computeSize();
     if (known !== null && Math.abs(height - known) > 1) {
       isUserSized = true;
       grownFrom = null;
     }
+    const own = grownFrom ?? height;
+    const limit = heightAbove(node, own);
+    const excess = node.computeSize()[1] - limit;
+    if (excess > 0) measured.min = Math.max(measured.least, measured.min - excess);
+    const [, least] = node.computeSize();
     const hasText = node.widgets?.some((one) => TEXTS.includes(one.name));
-    const needed = hasText && !isUserSized ? least + TEXT_HEIGHT : least;
-    const resized = Math.max(needed, grownFrom ?? height);
+    const needed = hasText && !isUserSized ? Math.min(least + TEXT_HEIGHT, limit) : least;
+    const resized = Math.max(least, needed, own);
     if (Math.abs(resized - height) > 1) {
       grownFrom ??= height;
       node.setSize([width, resized]);
@@ -91,6 +103,11 @@ export function addPanel(node, parts, { isHtml, appeared }) {
     known = node.size[1];
     node.setDirtyCanvas?.(true, true);
   }
+
+  callAfter(node, "onSerialize", (/** @type {{size: ArrayLike<number>}} */ saved) => {
+    // What the node has grown by is not the user's: a tab that is opened again starts without it.
+    if (grownFrom !== null) saved.size = [saved.size[0] ?? node.size[0], grownFrom];
+  });
 
   let isFitScheduled = false;
 
@@ -139,8 +156,9 @@ export function addPanel(node, parts, { isHtml, appeared }) {
 /** @param {HTMLElement} root @returns {Heights} */
 function measure(root) {
   const borders = root.offsetHeight - root.clientHeight;
-  const height = Math.min(root.scrollHeight + borders, PART_MAX);
-  return { min: height, max: height };
+  const most = Number.parseFloat(getComputedStyle(root).maxHeight) || Infinity;
+  const height = Math.min(root.scrollHeight + borders, most);
+  return { least: Math.min(PART_MIN, height), min: height, max: height };
 }
 
 /**
@@ -152,6 +170,10 @@ export function measureMeter(meter) {
   return () => {
     const fixed = meter.head.offsetHeight + meter.bars.offsetHeight + meter.notes.offsetHeight + 12;
     const chips = Math.max(CHIPS_MIN, meter.chips.offsetHeight);
-    return { min: fixed + Math.min(chips, CHIPS_MAX), max: fixed + chips };
+    return {
+      least: fixed + CHIPS_MIN,
+      min: fixed + Math.min(chips, CHIPS_MAX),
+      max: fixed + chips,
+    };
   };
 }

@@ -18,3 +18,13 @@ export function shortPath(path) {
 export function shortenPaths(text) {
   return text.replace(/[^\s'",()]*[\\/][^\s'",():]+/g, shortPath);
 }
+
+/**
+ * A line "saved PATH: SHAPES" with the folder that ComfyUI calls "output" in place of its path.
+ * @param {string} line
+ * @param {{filename: string, subfolder: string, type: string}} file
+ */
+export function shortenSaved(line, { filename, subfolder, type }) {
+  const shown = [type, subfolder, filename].filter(Boolean).join("/");
+  return line.replace(/^(saved ).*(: \[)/, (_whole, before, after) => before + shown + after);
+}

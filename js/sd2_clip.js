@@ -3,12 +3,14 @@
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+import { debounce } from "./debounce.js";
 import { createCompletion } from "./embedding_completion.js";
 import { createFileCard } from "./file_card.js";
 import { translate as translateTo } from "./messages.js";
 import {
   callAfter,
   chooseValue,
+  hasConditioning,
   isLinked,
   LOADER,
   loaderLayer,
@@ -17,9 +19,10 @@ import {
   widgetOf,
 } from "./node_graph.js";
 import { addPanel, measureMeter } from "./node_panel.js";
+import { shortenSaved } from "./path_text.js";
 import { createRunNotice, validationLines } from "./run_notice.js";
 import { dropRetiredValues, savedNames } from "./saved_widgets.js";
-import { fetchFile, fetchTranslations } from "./server.js";
+import { fetchConditioningNames, fetchFile, fetchTranslations } from "./server.js";
 import { absoluteLayer, LAYERS } from "./token_view.js";
 import { createTokenMeter } from "./token_meter.js";
 
@@ -27,9 +30,9 @@ const INSPECTOR = "InspectSD2Text";
 const TEXT_NODES = ["EncodeSD2Text", INSPECTOR];
 const LOADERS = [LOADER, "LoadSD2CLIPLora"];
 const SAVER = "SaveSD2Conditioning";
+const READER = "LoadSD2Conditioning";
 const TEXT_LIST = "EncodeSD2TextList";
-const READERS = ["LoadSD2Conditioning", "LoadSD2Embeddings"];
-const NODES = [...LOADERS, ...TEXT_NODES, TEXT_LIST, SAVER, ...READERS];
+const NODES = [...LOADERS, ...TEXT_NODES, TEXT_LIST, SAVER, READER, "LoadSD2Embeddings"];
 
 /** Widgets whose options are labelled: the names alone are alike. */
 const LABELS = /** @type {const} */ ({ syntax: "syntaxOption", weight_interpretation: "weightsOption" });
@@ -43,11 +46,14 @@ const NODES_2 = "Comfy.VueNodes.Enabled";
 
 /** Milliseconds between two looks at the app's validation errors. */
 const VALIDATION_INTERVAL = 500;
+/** Milliseconds after a file was saved: one run may save several. */
+const SAVED_DELAY = 300;
 
 /**
  * @typedef {{node: ComfyNode, refresh: (force?: boolean) => void,
  *   notice: ReturnType<typeof createRunNotice>,
  *   card: ReturnType<typeof createFileCard> | null}} Panel
+ * @typedef {{text?: string[], conditioning?: SavedFile[]}} Output of a node's run
  */
 /** @type {Map<ComfyNode, Panel>} */
 const panels = new Map();
@@ -81,7 +87,6 @@ function attachPanel(node) {
   const notice = createRunNotice({
     ...options,
     isShown: (line) => card?.shows(line) ?? false,
-    hasPaths: node.comfyClass === SAVER,
   });
 
   if (node.comfyClass === LOADER) {
@@ -112,6 +117,11 @@ function attachPanel(node) {
     });
     stoppers.push(created.stop);
     chooseFirstGoodFile(node);
+  }
+
+  if (node.comfyClass === READER) {
+    offerConditioning(node);
+    refreshers.push(() => checkConditioning(node, notice));
   }
 
   const text = widgetOf(node, "text");
@@ -184,8 +194,12 @@ function attachPanel(node) {
     refresh();
   });
   callAfter(node, "onConnectionsChange", refreshAll);
-  callAfter(node, "onExecuted", (/** @type {{text?: string[]} | undefined} */ output) => {
-    if (output?.text) notice.showResult(output.text);
+  callAfter(node, "onExecuted", (/** @type {Output | undefined} */ output) => {
+    const lines = output?.text;
+    if (!lines) return;
+    const [saved] = output.conditioning ?? [];
+    if (saved) notice.showResult(lines.map((line) => shortenSaved(line, saved)), lines);
+    else notice.showResult(lines);
   });
   callAfter(node, "onRemoved", () => {
     panels.delete(node);
@@ -215,6 +229,46 @@ function chooseFirstGoodFile(node) {
     const [good] = answer.alternatives ?? [];
     if (good) chooseValue(node, "clip_name", good);
   }, 0);
+}
+
+/** The files that Load SD2 Conditioning offers; null as long as the page's own list holds. */
+let conditioningNames = /** @type {string[] | null} */ (null);
+
+/** Gives all Load SD2 Conditioning the list of now, which the frontend reads on "R" alone. */
+async function refreshConditioning() {
+  conditioningNames = await fetchConditioningNames().catch(() => conditioningNames);
+  for (const { node, refresh } of panels.values()) if (node.comfyClass === READER) refresh();
+}
+
+const conditioningSaved = debounce(SAVED_DELAY, refreshConditioning);
+
+/** @param {ComfyNode} node */
+function offerConditioning(node) {
+  const options = widgetOf(node, "conditioning_name")?.options;
+  if (options && conditioningNames) options.values = conditioningNames;
+}
+
+/**
+ * Says that a file of Load SD2 Conditioning is not there, before a run does.
+ * @param {ComfyNode} node @param {ReturnType<typeof createRunNotice>} notice
+ */
+async function checkConditioning(node, notice) {
+  const widget = widgetOf(node, "conditioning_name");
+  if (!widget) return;
+  const isThere = () => {
+    offerConditioning(node);
+    const names = widget.options?.values;
+    const name = String(widget.value ?? "");
+    return !Array.isArray(names) || !name || hasConditioning(names, name);
+  };
+  const isToBeChecked = !isLinked(node, "conditioning_name") && !isThere();
+  // The list may be older than the file.
+  if (isToBeChecked) conditioningNames = await fetchConditioningNames().catch(() => null);
+  if (isToBeChecked && !isThere()) {
+    notice.showHint(translate("conditioningMissing"));
+  } else {
+    notice.clearError("hint");
+  }
 }
 
 /** @param {ComfyNode} node @param {ReturnType<typeof createTokenMeter>} meter */
@@ -329,9 +383,12 @@ app.registerExtension({
     api.addEventListener("execution_start", () => {
       // A loader whose result is cached says nothing new: what it said still holds.
       for (const { node, notice } of panels.values()) {
-        if (LOADERS.includes(node.comfyClass ?? "")) notice.clearError();
+        if (LOADERS.includes(node.comfyClass ?? "")) notice.clearError("nodeFailed");
         else notice.clear();
       }
+    });
+    api.addEventListener("executed", ({ detail }) => {
+      if (detail.output?.conditioning) conditioningSaved.schedule(undefined);
     });
     api.addEventListener("execution_error", ({ detail }) => {
       panelOf(detail.node_id)?.notice.showError("nodeFailed", [detail.exception_message.trim()]);

@@ -31,13 +31,24 @@ export function fetchTokens(prompt, signal) {
  * @typedef {{layout: string, family: string, layers: number, model_layers: number, dtype: string,
  *   bytes: number, has_projection: boolean, contents: string[], suspicious: string[],
  *   notes: string[]}} FileFacts
- * @typedef {{error: string, alternatives?: string[]}} FileError
+ * @typedef {{error: string, summary?: string, alternatives?: string[],
+ *   more_alternatives?: number}} FileError `summary` is the error without the alternatives
  * @param {string} name
  * @param {AbortSignal} signal
  * @returns {Promise<FileFacts | FileError>}
  */
 export function fetchFile(name, signal) {
   return fetchJson(`/sd2_clip/inspect?clip_name=${encodeURIComponent(name)}`, { signal });
+}
+
+/**
+ * The files that Load SD2 Conditioning offers now.
+ * @returns {Promise<string[]>}
+ */
+export async function fetchConditioningNames() {
+  const type = "LoadSD2Conditioning";
+  const definitions = await fetchJson(`/object_info/${type}`);
+  return definitions[type].input.required.conditioning_name[0];
 }
 
 const EMBEDDINGS_MAX_AGE = 10_000;

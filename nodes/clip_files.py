@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -10,10 +12,20 @@ from typing import Any
 from .. import host
 from ..host.model_folders import CLIP_KINDS, ModelNotFoundError, list_models, resolve_model
 from ..sd2.errors import SD2ClipError, and_more
+from ..sd2.files.file_kinds import WEIGHT_SUFFIXES
 
-MOST_SUGGESTIONS = 3
+MOST_OFFERED = 4
+"""Files offered in place of a wrong one; of more than these, one fewer, and their number."""
 SEARCH_SECONDS = 1.0
 """Time limit of the search for files to choose instead of a wrong one."""
+
+
+class ClipNotFoundError(ModelNotFoundError):
+    """No model folder holds a file of this name. ``summary`` leaves out the files to choose."""
+
+    def __init__(self, summary: str, choice: str) -> None:
+        super().__init__(f"{summary} Put the file there, or {choice}.")
+        self.summary = f"{summary} Put the file there, or choose another."
 
 
 def resolve_clip(name: str) -> Path:
@@ -25,13 +37,11 @@ def resolve_clip(name: str) -> Path:
         folders = [str(folder) for kind in CLIP_KINDS for folder in current.model_folders(kind)]
         if not folders:
             raise
-        searched = and_more(dict.fromkeys(folders), len(folders)) or "none is configured"
-        good = and_more(suggest_files(name))
+        searched = and_more(dict.fromkeys(folders), len(folders))
+        good = and_more(suggest_files(name), MOST_OFFERED - 1)
         choice = f"choose one that holds SD2's text encoder: {good}" if good else "choose another"
-        raise ModelNotFoundError(
-            f"{name!r} is in none of the model folders ({searched}). Put the file there, or "
-            f"{choice}."
-        ) from None
+        summary = f"{name!r} is in none of the model folders ({searched})."
+        raise ClipNotFoundError(summary, choice) from None
 
 
 def inspect_file(path: Path) -> dict[str, Any]:
@@ -42,12 +52,15 @@ def inspect_file(path: Path) -> dict[str, Any]:
 
 
 def suggest_files(wrong: str) -> list[str]:
-    """List names of files that hold SD2's text encoder, as far as they are found quickly."""
+    """List names of files that hold SD2's text encoder, as far as they are found quickly.
+
+    Names with the most words of the *wrong* one come first.
+    """
     current = host.current()
     started = time.monotonic()
     good: list[str] = []
     for name in list_models(current, CLIP_KINDS):
-        if len(good) == MOST_SUGGESTIONS or time.monotonic() - started > SEARCH_SECONDS:
+        if time.monotonic() - started > SEARCH_SECONDS:
             break
         try:
             if name != wrong and "error" not in inspect_file(
@@ -56,7 +69,20 @@ def suggest_files(wrong: str) -> list[str]:
                 good.append(name)
         except (SD2ClipError, OSError):
             continue
-    return good
+    words = _words(wrong)
+    return sorted(good, key=lambda name: -len(words & _words(name)))
+
+
+def offer_files(wrong: str) -> dict[str, Any]:
+    """Return a few of the files to choose instead of a wrong one, and how many more there are."""
+    good = suggest_files(wrong)
+    offered = good if len(good) <= MOST_OFFERED else good[: MOST_OFFERED - 1]
+    return {"alternatives": offered, "more_alternatives": len(good) - len(offered)}
+
+
+def _words(name: str) -> set[str]:
+    stem, suffix = os.path.splitext(name.lower())
+    return set(re.findall(r"[^\W\d_]{2,}|\d+", stem if suffix in WEIGHT_SUFFIXES else name.lower()))
 
 
 @lru_cache(maxsize=512)

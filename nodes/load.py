@@ -8,12 +8,13 @@ from typing import Any
 from .. import host
 from ..host.model_folders import CLIP_KINDS, list_models
 from ..sd2.errors import SD2ClipError
-from .clip_files import resolve_clip
+from .clip_files import inspect_file, resolve_clip
 
 LAYERS = ["penultimate", "last", "hidden"]
 DTYPES = ["auto", "fp32", "fp16", "bf16"]
-UNUSUAL = ("Note:", "Placeholder:")
-"""Starts of the lines of ``info`` that the node also shows after a run."""
+NOTE, ABSENT = "Note:", "Not in file:"
+"""Starts of the lines of ``info`` that the node also shows after a run: notes, and what the file
+lacks where another layer than SD2's may need it."""
 
 
 class DeviceNames(list[str]):
@@ -102,12 +103,15 @@ class LoadSD2CLIP:
     @classmethod
     def VALIDATE_INPUTS(cls, clip_name: str | None) -> bool | str:
         # An input named here is not checked by the host. So any path separators are accepted.
+        # A wrong file is refused here already: the editor then ends the error at the next choice,
+        # but keeps one of a run until another run.
+        if clip_name is None:
+            return True  # linked: known when the node runs
         try:
-            if clip_name is not None:  # linked: known when the node runs
-                resolve_clip(clip_name)
-        except SD2ClipError as error:
+            found = inspect_file(resolve_clip(clip_name))
+        except (SD2ClipError, OSError) as error:
             return str(error)
-        return True
+        return str(found["error"]) if "error" in found else True
 
     @classmethod
     def IS_CHANGED(cls, clip_name: str | None, **_others: Any) -> Any:
@@ -136,5 +140,6 @@ class LoadSD2CLIP:
             layer_idx=layer_idx if layer == "hidden" else None,
         )
         info = clip.cond_stage_model.source.describe()
-        unusual = [" ".join(line.split()) for line in info.splitlines() if line.startswith(UNUSUAL)]
+        shown = NOTE if layer == "penultimate" else (NOTE, ABSENT)
+        unusual = [" ".join(line.split()) for line in info.splitlines() if line.startswith(shown)]
         return {"ui": {"text": unusual}, "result": (clip, info)}

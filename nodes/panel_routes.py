@@ -17,7 +17,7 @@ from ..host.model_folders import weight_files
 from ..sd2.errors import SD2ClipError
 from ..sd2.files.checkpoint import open_checkpoint
 from ..sd2.files.file_kinds import EMBEDDING_SUFFIXES, is_conditioning_file
-from .clip_files import inspect_file, resolve_clip, suggest_files
+from .clip_files import ClipNotFoundError, inspect_file, offer_files, resolve_clip
 
 if TYPE_CHECKING:
     from ..sd2.tokens.tokenize_text import PromptSchedule
@@ -107,7 +107,8 @@ def _as_json(tokens: TokenizedText) -> dict[str, Any]:
 def inspect(given: dict[str, Any]) -> dict[str, Any]:
     """GET /sd2_clip/inspect?clip_name=: what a file of the loader node holds, from its header.
 
-    For a file that the node cannot load, ``alternatives`` names files that it can.
+    For a file that the node cannot load, ``alternatives`` names files that it can, of which there
+    are ``more_alternatives``, and ``summary`` is the error without such names.
     """
     name = given.get("clip_name")
     if not isinstance(name, str) or not name:
@@ -115,18 +116,13 @@ def inspect(given: dict[str, Any]) -> dict[str, Any]:
     try:
         path = resolve_clip(name)
         found = inspect_file(path)
+    except ClipNotFoundError as error:
+        return {"error": str(error), "summary": error.summary, **offer_files(name)}
     except (SD2ClipError, OSError) as error:
-        return {"error": _without_path(str(error), name), "alternatives": suggest_files(name)}
+        return {"error": str(error), **offer_files(name)}
     if "error" in found:
-        return found | {
-            "error": _without_path(found["error"], name, path),
-            "alternatives": suggest_files(name),
-        }
+        return found | {"error": found["error"].replace(str(path), name), **offer_files(name)}
     return found | {"clip_name": name}
-
-
-def _without_path(message: str, name: str, path: Path | None = None) -> str:
-    return message if path is None else message.replace(str(path), name)
 
 
 def embeddings(given: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ..config import TextEncoderConfig, load_config
 from ..errors import BrokenEncoderError, NotSD2Error, and_more
 from ..files.checkpoint import Checkpoint, TensorInfo, open_checkpoint
 from .clip_towers import Tower, find_towers
-from .detection import Detection
+from .detection import Detection, main_dtypes
 from .empty_weights import explain_empty_weights
 from .model_families import FAMILY, contents, explain_not_sd2, refuse_tower
 from .placeholder_weights import drop_placeholder_weights
@@ -174,7 +174,8 @@ def _describe(
     ]
     missing += [name for name in (PROJECTION, LOGIT_SCALE) if name not in match.sources]
     used = {source.key for source in match.sources.values()}
-    surplus, warnings = _leftovers(tower, tensors, used)
+    surplus = _leftovers(tower, tensors, used)
+    warnings = []
     added = (tower.vocabulary or 0) - config.vocab_size
     if added > 0:
         warnings.append(
@@ -196,7 +197,6 @@ def _describe(
             f"The projection has its old name {projection.key!r} and is read as OpenCLIP's x @ W."
         )
     parts, about_parts = contents(checkpoint.tensors, towers, config)
-    dtypes = {tensors[name].dtype for name in used}
     return Detection(
         path=checkpoint.path,
         layout=_layout(match, tensors, whole=tower.blocks == config.num_hidden_layers),
@@ -205,7 +205,7 @@ def _describe(
         num_layers=tower.blocks,
         model_layers=config.num_hidden_layers,
         width=config.hidden_size,
-        dtype=dtypes.pop() if len(dtypes) == 1 else "mixed",
+        dtype=" and ".join(main_dtypes(tensors, used)),
         family=FAMILY,
         has_projection=projection is not None,
         missing=tuple(missing),
@@ -217,21 +217,15 @@ def _describe(
     )
 
 
-def _leftovers(
-    tower: Tower, tensors: Mapping[str, TensorInfo], used: set[str]
-) -> tuple[list[str], list[str]]:
-    surplus, warnings = [], []
-    for name in tensors:
-        if not name.startswith(tower.prefix) or name in used:
-            continue
-        inner = name.removeprefix(tower.prefix)
-        if inner.endswith("position_ids"):
-            # 0, 1, 2…, saved as a tensor, sometimes as floats that a merge has damaged.
-            warnings.append(f"{name!r} is a buffer that no model uses; it is not read.")
-            surplus.append(name)
-        elif not inner.startswith(("visual.", "vision_model.", "visual_projection.")):
-            surplus.append(name)
-    return surplus, warnings
+def _leftovers(tower: Tower, tensors: Mapping[str, TensorInfo], used: set[str]) -> list[str]:
+    vision = ("visual.", "vision_model.", "visual_projection.")
+    return [
+        name
+        for name in tensors
+        if name.startswith(tower.prefix)
+        and name not in used
+        and not name.removeprefix(tower.prefix).startswith(vision)
+    ]
 
 
 def _layout(match: _Match, tensors: Mapping[str, TensorInfo], *, whole: bool) -> str:

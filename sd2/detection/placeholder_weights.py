@@ -75,7 +75,7 @@ def _findings(checkpoint: Checkpoint, detection: Detection) -> _Findings:
     if detection.num_layers == detection.model_layers:
         layer = _judge_layer(checkpoint, detection, last)
     final = _read(checkpoint, detection, [f"{FINAL_NORM}.weight", f"{FINAL_NORM}.bias"])
-    spoiled = [f"The final layer norm is {why}." for why in _spoiled(final, detection)]
+    spoiled = [f"The final layer norm is {why}." for why in _spoiled(final)]
     scale = _read(checkpoint, detection, [LOGIT_SCALE])
     return _Findings(
         layer,
@@ -94,7 +94,7 @@ def _judge_layer(checkpoint: Checkpoint, detection: Detection, last: int) -> str
         return None
     if norms and not any(norms):
         return f"{start}its layer norms are all zero (uninitialised memory, saved).{end}"
-    for why in _spoiled(values, detection):
+    for why in _spoiled(values):
         return f"{start}it is {why} (uninitialised memory, saved).{end}"
     if not any(_read(checkpoint, detection, [_layer(last) + part for part in _IDENTITY])):
         return f"{start}it changes nothing (added to a 23-layer encoder).{end}"
@@ -113,7 +113,7 @@ def _judge_projection(checkpoint: Checkpoint, detection: Detection) -> str | Non
     if not rows or not middle:
         return None
     start, end = "The projection is a placeholder: ", " Pooled output has no projection."
-    for why in _spoiled((*rows, *middle), detection):
+    for why in _spoiled((*rows, *middle)):
         return f"{start}it is {why}.{end}"
     if not any(rows) and not any(middle):
         return f"{start}it is all zeros.{end}"
@@ -126,17 +126,15 @@ def _judge_projection(checkpoint: Checkpoint, detection: Detection) -> str | Non
     return None
 
 
-def _spoiled(values: Iterable[float], detection: Detection) -> Iterable[str]:
+def _spoiled(values: Iterable[float]) -> Iterable[str]:
     """Why these cannot be weights: trained ones lie between about 1e-8 and 100."""
     sizes = [abs(value) for value in values]
     if not all(map(isfinite, sizes)):
         yield "not finite"
     elif any(value > 1e4 for value in sizes):
         yield "far too large for weights"
-    elif detection.dtype not in ("F16", "mixed"):  # small halves are denormal and legal
-        tiny = sum(0 < value < 1e-30 for value in sizes)
-        if tiny * 20 > len(sizes):
-            yield "mostly denormal numbers"
+    elif sum(0 < value < 1e-30 for value in sizes) * 20 > len(sizes):  # no F16 is that small
+        yield "mostly denormal numbers"
 
 
 def _read(checkpoint: Checkpoint, detection: Detection, names: Iterable[str]) -> tuple[float, ...]:

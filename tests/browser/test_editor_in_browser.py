@@ -149,12 +149,12 @@ def test_run_shows_its_results_on_the_nodes(steps: Any, output: Path) -> None:
 
 
 def test_failure_of_a_run_is_told_on_its_node(steps: Any) -> None:
-    steps.set_widget("LoadSD2CLIP", "clip_name", WRONG)
+    steps.set_widget("EncodeSD2Text", "padding", "none")
+    steps.text.fill("a castle on a hill, " * 20)
     steps.run()
     failed = steps.notices.filter(has_text="This node failed")
     expect(failed).to_be_visible(timeout=120_000)
-    expect(steps.card).to_contain_text("Stable Diffusion 1.x")
-    expect(failed).not_to_contain_text("Stable Diffusion 1.x")  # told once
+    expect(failed).to_contain_text("2 chunks")
     steps.shoot("failed-run")
     steps.page.keyboard.press("Escape")
 
@@ -166,6 +166,12 @@ def test_refused_prompt_is_told_on_its_node(steps: Any) -> None:
     expect(refused).to_be_visible(timeout=30_000)
     expect(steps.card).to_contain_text("gone.safetensors")
     steps.shoot("refused-run")
+    steps.page.keyboard.press("Escape")
+    steps.set_widget("LoadSD2CLIP", "clip_name", WRONG)
+    expect(steps.card).to_contain_text("Stable Diffusion 1.x")
+    steps.run()
+    expect(refused).to_contain_text("The reason is above.", timeout=30_000)
+    expect(refused).not_to_contain_text("Stable Diffusion 1.x")  # told once
     steps.page.keyboard.press("Escape")
 
 

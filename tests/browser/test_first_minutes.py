@@ -24,10 +24,10 @@ def is_html(page: Any) -> bool:
     return str(page.name).endswith("nodes2")
 
 
-def refuse(steps: Any) -> Any:
-    """Run with a file that is not there; the notice that says so."""
-    steps.set_widget(LOADER, "clip_name", "gone.safetensors")
-    expect(steps.card).to_contain_text("none of the model folders")
+def refuse(steps: Any, name: str = "gone.safetensors") -> Any:
+    """Run with a file that is not there, or a wrong one; the notice that says so."""
+    steps.set_widget(LOADER, "clip_name", name)
+    expect(steps.card).to_contain_text("Choose instead")
     steps.run()
     notice = steps.notices.filter(has_text="This node cannot run")
     expect(notice).to_be_visible(timeout=30_000)
@@ -45,8 +45,9 @@ def wait_for_frame(steps: Any, node_type: str, *, red: bool) -> None:
 
 
 @every_frontend
-def test_choice_from_the_card_ends_the_error(steps: Any) -> None:
-    notice = refuse(steps)
+@pytest.mark.parametrize("name", ["gone.safetensors", WRONG])
+def test_choice_from_the_card_ends_the_error(steps: Any, name: str) -> None:
+    notice = refuse(steps, name)
     expect(notice).to_contain_text("The reason is above.")
     wait_for_frame(steps, LOADER, red=True)
     steps.shoot("red-frame-before-choice")

@@ -179,11 +179,14 @@ def test_a_workflow_of_comfyui_is_refused_in_one_sentence(tmp_path):
     assert "LoadSD2CLIP" not in sentence
 
 
-def broken_at(tmp_path, changes, *options):
-    """What ``run`` makes of ``broken(changes)`` beside a model file that can be chosen."""
+def broken_at(tmp_path, changes, *options, is_encoder=False):
+    """What ``run`` makes of ``broken(changes)`` beside a file, which may be SD2's encoder."""
     (tmp_path / "sd2_clip").symlink_to(ROOT, target_is_directory=True)
     (tmp_path / "models").mkdir()
     (tmp_path / "models/sd2.safetensors").write_bytes(b"nothing")
+    if is_encoder:
+        shapes = dict(text_model_shapes(load_config(), range(23)))
+        write_expanded(tmp_path / "models/sd2.safetensors", shapes)
     workflow = tmp_path / "workflow.json"
     workflow.write_text(json.dumps(broken({"1.clip_name": "sd2.safetensors"} | changes)))
     return run(tmp_path, "run", workflow, "--models", "models", "--output", "out", *options)
@@ -208,7 +211,7 @@ def test_json_of_a_workflow_that_failed_has_its_errors(tmp_path):
     ids=["file", "choice"],
 )
 def test_a_value_that_is_no_choice_comes_with_how_to_change_it(changes, hint, tmp_path):
-    done = broken_at(tmp_path, changes)
+    done = broken_at(tmp_path, changes, is_encoder=True)
     assert done.returncode == 1
     assert done.stderr.count(hint) == 1
 

@@ -57,7 +57,7 @@ def test_the_last_layer_of_a_short_file_is_its_penultimate_and_that_is_said(shor
     penultimate = load(short_file)
     torch.testing.assert_close(clip.encode(TEXT), penultimate.encode(TEXT))
     assert "the file has only 3" in caplog.text
-    assert "layer 4 is not in the file" in clip.cond_stage_model.source.describe()
+    assert "layer 4, which SD2 does not use" in clip.cond_stage_model.source.describe()
 
 
 def test_a_layer_set_later_on_a_short_file_is_said_too(short_file, caplog):

@@ -35,7 +35,7 @@ def test_a_complete_file_has_no_placeholders(file):
     source = source_of(file)
     assert source.placeholder_layers == frozenset()
     assert not source.placeholder_projection
-    assert "Placeholder" not in source.describe()
+    assert "Not in file" not in source.describe()
 
 
 def test_missing_parts_of_a_file_are_described(short_file):
@@ -44,8 +44,8 @@ def test_missing_parts_of_a_file_are_described(short_file):
     assert source.placeholder_projection
     assert source.describe().splitlines()[-3:] == [
         "Loaded:       as float32, encodes on cpu",
-        "Placeholder:  layer 4 is not in the file; its states are layer 3's",
-        "Placeholder:  text projection is not in the file; pooled is not projected",
+        "Not in file:  layer 4, which SD2 does not use; layer 3's states stand in for it",
+        "Not in file:  text projection, which SD2 does not use; pooled is not projected",
     ]
 
 

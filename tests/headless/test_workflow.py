@@ -5,11 +5,14 @@ from copy import deepcopy
 from pathlib import Path
 
 import pytest
+from browser_models import write_expanded
 from fake_graph import NODES, node
 from sd2_clip import NODE_CLASS_MAPPINGS
 from sd2_clip.headless.validation.validate import validate
 from sd2_clip.headless.workflow import load_workflow
 from sd2_clip.headless.workflow_errors import WorkflowError
+from sd2_clip.sd2.config import load_config
+from sd2_clip.sd2.detection.state_dict_keys import text_model_shapes
 
 EDITOR_WORKFLOWS = Path(__file__).parents[1] / "data" / "editor_workflows"
 
@@ -173,7 +176,8 @@ class DynamicEncode(NODE_CLASS_MAPPINGS["EncodeSD2Text"]):
     ],
 )
 def test_workflows_with_what_only_the_editor_has_can_run(name, texts, noted, standalone, tmp_path):
-    (tmp_path / "models/text_encoders/sd2-RANDOM-WEIGHTS-demo.safetensors").touch()
+    encoder = tmp_path / "models/text_encoders/sd2-RANDOM-WEIGHTS-demo.safetensors"
+    write_expanded(encoder, dict(text_model_shapes(load_config(), range(23))))
     classes = {**NODE_CLASS_MAPPINGS, "EncodeSD2Text": DynamicEncode}
     workflow = load_workflow(EDITOR_WORKFLOWS / f"{name}.json", classes)
     validation = validate(workflow)

@@ -5,7 +5,7 @@ interface ComfyWidget {
   value: unknown;
   serialize?: boolean;
   disabled?: boolean;
-  options?: { getOptionLabel?(value?: string | null): string };
+  options?: { getOptionLabel?(value?: string | null): string; values?: unknown };
   margin?: number;
   callback?: ((...values: any[]) => unknown) | null;
 }
@@ -13,6 +13,8 @@ interface ComfyWidget {
 interface ComfyDOMWidgetOptions {
   serialize: boolean;
   hideOnZoom: boolean;
+  /** Read by frontends since 1.47. */
+  hideInPanel: boolean;
   getMinHeight(): number;
   getMaxHeight(): number;
   getValue(): string;
@@ -24,7 +26,8 @@ interface ComfyNode {
   id: number | string;
   type?: string;
   comfyClass?: string;
-  graph?: object | null;
+  graph?: { _nodes?: ComfyNode[] } | null;
+  pos: [number, number];
   inputs?: { name: string }[];
   widgets?: ComfyWidget[];
   size: [number, number];
@@ -44,7 +47,14 @@ interface ComfyNode {
   onConfigure?(...values: any[]): void;
   onConnectionsChange?(...values: any[]): void;
   onExecuted?(...values: any[]): void;
+  onSerialize?(...values: any[]): void;
   onRemoved?(...values: any[]): void;
+}
+
+interface SavedFile {
+  filename: string;
+  subfolder: string;
+  type: string;
 }
 
 interface ComfyNodeErrors {
@@ -94,6 +104,7 @@ interface ComfyApp {
 
 interface ComfyEvents {
   execution_start: CustomEvent<unknown>;
+  executed: CustomEvent<{ output?: { conditioning?: SavedFile[] } | null }>;
   execution_error: CustomEvent<{ node_id: string; exception_message: string }>;
 }
 

@@ -1,7 +1,15 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 
-import { isLinked, loaderLayer, loaderOf, promptOf, widgetOf } from "../../js/node_graph.js";
+import {
+  hasConditioning,
+  heightAbove,
+  isLinked,
+  loaderLayer,
+  loaderOf,
+  promptOf,
+  widgetOf,
+} from "../../js/node_graph.js";
 
 /** A node whose links are other nodes, by the name of the input. */
 const node = (type, links = {}, values = {}) => ({
@@ -50,3 +58,31 @@ test("the value of a linked widget is not known", () => {
   assert.equal(widgetOf(encode, "steps").value, 20);
   assert.deepEqual(promptOf(encode), { text: "a fox" });
 });
+
+/** A node at a position, among others. */
+const placed = (pos, size, others = []) => ({ pos, size, graph: { _nodes: others } });
+
+for (const [name, others, expected] of [
+  ["without others", [], Infinity],
+  ["above another", [placed([50, 300], [100, 50])], 260],
+  ["above the nearer of two", [placed([0, 500], [200, 50]), placed([0, 400], [200, 50])], 360],
+  ["beside another", [placed([220, 150], [100, 50])], Infinity],
+  ["below another", [placed([0, -200], [200, 50])], Infinity],
+  ["over another that it covers already", [placed([0, 100], [200, 50])], Infinity],
+  ["close above another", [placed([0, 155], [200, 50])], 120],
+]) {
+  test(`the height of a node ${name}`, () => {
+    assert.equal(heightAbove(placed([0, 0], [200, 120], others), 120), expected);
+  });
+}
+
+for (const [name, expected] of [
+  ["a.safetensors [output]", true],
+  ["a.safetensors", true],
+  ["sub\\b.safetensors", true],
+  ["b.safetensors", false],
+]) {
+  test(`whether the list has ${name}`, () => {
+    assert.equal(hasConditioning(["a.safetensors [output]", "sub/b.safetensors"], name), expected);
+  });
+}

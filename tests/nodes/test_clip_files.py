@@ -46,6 +46,25 @@ def test_the_wrong_file_itself_is_not_suggested(models: Path) -> None:
     assert "sd2-0.safetensors" not in clip_files.suggest_files("sd2-0.safetensors")
 
 
+def test_few_files_are_offered_and_the_others_counted(models: Path) -> None:
+    offered = clip_files.offer_files("gone.safetensors")
+    assert offered["alternatives"] == [f"sd2-{number}.safetensors" for number in range(3)]
+    assert offered["more_alternatives"] == 6
+    for number in range(4, 9):
+        (models / "text_encoders" / f"sd2-{number}.safetensors").unlink()
+    offered = clip_files.offer_files("gone.safetensors")
+    assert (len(offered["alternatives"]), offered["more_alternatives"]) == (4, 0)
+
+
+def test_the_name_most_alike_is_offered_first(models: Path) -> None:
+    shapes = dict(text_model_shapes(load_config(), range(23)))
+    write_expanded(models / "text_encoders" / "v2-1_768-ema-pruned.ckpt", shapes)
+    alternatives = clip_files.offer_files("v2-1_768-nonema-pruned.safetensors")["alternatives"]
+    assert alternatives[0] == "v2-1_768-ema-pruned.ckpt"
+    alternatives = clip_files.offer_files("my sd2 7.safetensors")["alternatives"]
+    assert alternatives[0] == "sd2-7.safetensors"
+
+
 def test_the_search_ends_in_time(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clip_files, "SEARCH_SECONDS", -1.0)
     assert clip_files.suggest_files("gone.safetensors") == []

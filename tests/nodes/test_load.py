@@ -54,6 +54,13 @@ def test_a_missing_file_is_blamed_on_its_name_alone(clip):
     assert "none of the model folders" in details
 
 
+def test_a_wrong_file_is_an_error_before_the_run(clip, tmp_path):
+    layouts.save_safetensors({"x": torch.zeros(1)}, tmp_path / "models/clip/wrong.safetensors")
+    [(name, details)] = faults(clip_name="wrong.safetensors").items()
+    assert name == "clip_name"
+    assert "no SD2 text encoder found" in details
+
+
 def test_a_gpu_that_is_not_there_is_no_error(clip):
     assert faults(clip_name="sd2.safetensors", device="gpu:7") == {}
 
@@ -81,3 +88,5 @@ def test_a_layer_that_the_file_lacks_is_told_on_the_node(nodes, clip, tmp_path, 
     layouts.save_safetensors(short, tmp_path / "models/clip/short.safetensors")
     shown = nodes["LoadSD2CLIP"].load("short.safetensors", layer="last")
     assert [line for line in shown["ui"]["text"] if re.search(r"layer \d+", line)]
+    usual = nodes["LoadSD2CLIP"].load("short.safetensors")
+    assert usual["ui"]["text"] == []  # SD2 does not use that layer

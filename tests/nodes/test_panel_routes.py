@@ -106,6 +106,20 @@ def test_wrong_file_is_named_and_good_ones_offered(models: Path) -> None:
     assert found["alternatives"] == ["good.safetensors"]
 
 
+def test_a_missing_files_summary_leaves_out_the_names_that_are_offered(models: Path) -> None:
+    from browser_models import write_expanded
+    from sd2_clip.sd2.config import load_config
+    from sd2_clip.sd2.detection.state_dict_keys import text_model_shapes
+
+    shapes = dict(text_model_shapes(load_config(), range(23)))
+    write_expanded(models / "text_encoders/good.safetensors", shapes)
+    found = panel_routes.inspect({"clip_name": "gone.safetensors"})
+    assert "good.safetensors" in found["error"]
+    assert "good.safetensors" not in found["summary"]
+    assert found["summary"].endswith("Put the file there, or choose another.")
+    assert (found["alternatives"], found["more_alternatives"]) == (["good.safetensors"], 0)
+
+
 def test_replaced_file_is_looked_at_again(models: Path) -> None:
     from browser_models import sd1_shapes, write_hollow
 

@@ -240,7 +240,7 @@ CASES = (
     Case("unclip-h", "1", lambda e, c: _headless(e) | _ldm(e, c), *LDM, extras=("copy without",)),
     Case("ldm-stray-position-ids", "1",
          lambda e, c: _ldm(e, c) | _position_ids(LDM[1] + "transformer.text_model.embeddings."),
-         *LDM, extras=("no model uses",)),
+         *LDM),
     Case("sgm", "2",
          lambda e, c: in_checkpoint("conditioner.embedders.0.model.", openclip(e), c),
          "sgm checkpoint", "conditioner.embedders.0.model."),
@@ -256,8 +256,7 @@ CASES = (
          lambda e, c: {n if n == "logit_scale" else f"text.{n}": t for n, t in openclip(e).items()}
          | _vision(), "OpenCLIP model", "text."),
     Case("transformers-full", "4", lambda e, c: e | _transformers_vision()
-         | _position_ids("text_model.embeddings."), "transformers CLIP model", HF,
-         extras=("no model uses",)),
+         | _position_ids("text_model.embeddings."), "transformers CLIP model", HF),
     Case("diffusers", "5", lambda e, c: diffusers(e), "diffusers text encoder", HF,
          short=True, projection=False),
     Case("diffusers-fp16", "5", lambda e, c: diffusers(e), "diffusers text encoder", HF,
@@ -270,7 +269,7 @@ CASES = (
          short=True, projection=False, save="pipeline"),
     Case("diffusers-spoiled-position-ids", "5",
          lambda e, c: diffusers(e) | _position_ids("text_model.embeddings.", spoiled=True),
-         "diffusers text encoder", HF, short=True, projection=False, extras=("no model uses",)),
+         "diffusers text encoder", HF, short=True, projection=False),
     Case("flattened", "6",
          lambda e, c: {n.removeprefix(HF): t for n, t in diffusers(e).items()},
          "flattened transformers text encoder", "", short=True, projection=False),

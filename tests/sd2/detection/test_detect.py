@@ -116,11 +116,33 @@ def test_a_token_table_of_another_vocabulary_is_refused(rows):
         )
 
 
-def test_mixed_types_are_said_to_be_mixed():
-    checkpoint = header_only(DIFFUSERS)
-    tensors = dict(checkpoint.tensors)
-    tensors["text_model.final_layer_norm.bias"] = TensorInfo((1024,), "F16")
-    assert detect(Checkpoint(checkpoint.path, (), tensors)).dtype == "mixed"
+LAYER = "text_model.encoder.layers.5."
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "named"),
+    [
+        ({"text_model.final_layer_norm.bias": "F16"}, "F32"),
+        ({"text_model.": "F16", "logit_scale": "F32"}, "F16"),
+        ({"text_model.": "F8_E4M3", "norm": "F16", "bias": "F16", "position": "F16"}, "F8_E4M3"),
+        ({"text_model.": "F8_E4M3", "token_embedding": "F16"}, "F8_E4M3 and F16"),
+        ({"text_model.": "BF16", LAYER: "F32"}, "BF16 and F32"),
+    ],
+    ids=["one bias", "one scalar", "fp8, small ones in fp16", "fp8 and fp16", "one layer"],
+)
+def test_the_dtypes_that_take_up_the_file_are_named(dtypes, named):
+    tensors = dict(header_only(DIFFUSERS | {"logit_scale": ()}).tensors)
+    for part, dtype in dtypes.items():
+        for name, info in tensors.items():
+            if part in name:
+                tensors[name] = TensorInfo(info.shape, dtype)
+    assert detect(Checkpoint(Path("x.safetensors"), (), tensors)).dtype == named
+
+
+def test_a_buffer_that_no_model_uses_is_listed_once():
+    found = detect(header_only(DIFFUSERS | {"text_model.embeddings.position_ids": (1, 77)}))
+    assert found.warnings == ()
+    assert found.describe().count("position_ids") == 1
 
 
 def test_unet_of_another_family_is_warned_of():
