@@ -93,6 +93,9 @@ class _Converter:
         """What an output leads to, whatever type is wanted."""
         self.resolved_by_type: dict[tuple[Scope, str, int, str], Link | Value | _Pushed | None] = {}
         """The same where a bypassed node chooses an input by the type."""
+        self.sockets: dict[UiNode, list[UiInput]] = {}
+        self.passed: dict[tuple[UiNode, str, str], UiInput | None] = {}
+        """The first input of a bypassed node that fits an output's type and the type wanted."""
 
     def _note(self, text: str) -> None:
         if len(self.notes) < MAX_NOTES:
@@ -344,8 +347,10 @@ class _Converter:
     def _bypass(self, node: UiNode, slot: int, wanted: str) -> UiInput | None:
         """Find the input that a bypassed node passes to an output: the one at the same position if
         its type fits, else the first of exactly that type, else the first that fits."""
-        inputs = self._sockets(node)
-        self._count(len(inputs))
+        inputs = self.sockets.get(node)
+        if inputs is None:
+            inputs = self.sockets[node] = self._sockets(node)
+            self._count(len(inputs))
         if wanted in ("*", ""):
             return inputs[slot] if slot < len(inputs) else next(iter(inputs), None)
         given = node.output_types[slot] if slot < len(node.output_types) else "*"
@@ -355,8 +360,12 @@ class _Converter:
 
         if slot < len(inputs) and fits(inputs[slot]):
             return inputs[slot]
-        exact = (entry for entry in inputs if entry.type == wanted)
-        return next(exact, None) or next(filter(fits, inputs), None)
+        key = node, given, wanted
+        if key not in self.passed:
+            self._count(len(inputs))
+            exact = (entry for entry in inputs if entry.type == wanted)
+            self.passed[key] = next(exact, None) or next(filter(fits, inputs), None)
+        return self.passed[key]
 
     def _sockets(self, node: UiNode) -> list[UiInput]:
         """Return the inputs in the order of the class; a file may omit inputs without a link."""

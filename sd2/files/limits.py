@@ -62,7 +62,7 @@ MAX_WORKFLOW_NODES = 50_000
 MAX_CONVERSION_STEPS = 5_000_000
 """Links followed, inputs searched and characters of texts resolved while a workflow is converted:
 what is in a subgraph counts for each instance. One with hundreds of nodes takes some thousands."""
-MAX_DEPENDENTS = 2_000_000
+MAX_DEPENDENTS = 500_000
 """Nodes walked to list the outputs that depend on nodes that cannot run."""
 MAX_NODE_NAME = 1_000
 """Characters of a node's id, of its class and of an input: each is quoted for each use."""

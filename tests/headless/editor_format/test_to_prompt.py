@@ -409,7 +409,7 @@ def instances_of(inner: dict, count: int) -> bytes:
 
 @pytest.mark.parametrize(
     "make",
-    [hostile_costs.bypassed, texts_of_instances, inputs_of_instances],
+    [texts_of_instances, inputs_of_instances],
     ids=lambda f: f.__name__,
 )
 def test_what_instances_multiply_is_bounded(make, monkeypatch):
@@ -417,6 +417,12 @@ def test_what_instances_multiply_is_bounded(make, monkeypatch):
     document = json.loads(make(150_000))
     with pytest.raises(WorkflowError, match="takes more than 50,000 steps"):
         workflow_to_prompt(document, NodeClasses({**CLASSES, "Dynamic": DYNAMIC}))
+
+
+def test_a_bypassed_node_is_searched_once_however_many_links_leave_it(monkeypatch):
+    monkeypatch.setattr(to_prompt, "MAX_CONVERSION_STEPS", 50_000)
+    document = json.loads(hostile_costs.bypassed(150_000))
+    workflow_to_prompt(document, NodeClasses(CLASSES))
 
 
 DYNAMIC = fake_node(required={"text": ("STRING", {"dynamicPrompts": True})})
