@@ -99,8 +99,8 @@ def resolve_model(host: Host, kinds: Sequence[str], name: str) -> Path:
                 return path
     if not folders:
         raise ModelNotFoundError(
-            f"{name!r} was not found: there is no models folder for it ({', '.join(kinds)}). Give "
-            "one with --models DIR."
+            f"{name!r} was not found: there is no models folder for it ({', '.join(kinds)}). Make "
+            "one in the models folder, or give one with --models DIR."
         )
     searched = and_more(dict.fromkeys(str(folder) for _, folder in folders), len(folders))
     available = [] if _is_shared(host, kinds) else list_models(host, kinds)

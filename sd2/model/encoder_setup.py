@@ -21,9 +21,8 @@ CPU = torch.device("cpu")
 
 CPU_BATCH = 32
 GPU_BATCH = 128
-"""Chunks of a forward pass on a GPU: about 0.7 GB of activations in fp16 at SD2's width.
-
-An H100 computes 32 in less time than their kernels take to launch."""
+"""Chunks of a forward pass on a GPU: 0.4 GB of activations in fp16 at SD2's width. An H100 computes
+32 in less time than their kernels take to launch, and 512 at hardly a higher rate than 128."""
 
 
 @dataclass(frozen=True)
