@@ -68,8 +68,10 @@ export function createRunNotice({ translate, changed, isShown }) {
       whole = complete.join("\n");
       show("result", text);
     },
-    /** Say before a run what it would say. @param {string} text */
-    showHint: (text) => show("hint", [text]),
+    /** Say before a run what it would say. What a run has said says more. @param {string} text */
+    showHint: (text) => {
+      if (shown !== "nodeInvalid" && shown !== "nodeFailed") show("hint", [text]);
+    },
     /** @param {"nodeFailed" | "nodeInvalid"} heading @param {string[]} text */
     showError: (heading, text) => show(heading, text),
     /** To call when another part of the node shows something new. */
