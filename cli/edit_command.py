@@ -12,6 +12,7 @@ from typing import Any
 from .. import NODE_CLASS_MAPPINGS, host
 from ..host.standalone import StandaloneHost
 from ..sd2.errors import how_to_install
+from .demo_command import EDITOR_PACKAGES
 from .path_argument import path_argument
 from .run_command import add_host_arguments
 
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise
         print(
             "sd2-clip edit: the editor needs aiohttp and comfyui-frontend-package. "
-            + how_to_install("aiohttp comfyui-frontend-package", "editor"),
+            + how_to_install(EDITOR_PACKAGES, "editor"),
             file=sys.stderr,
         )
         return 1

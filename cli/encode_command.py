@@ -116,7 +116,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size",
         metavar="N",
         type=int,
-        help="captions encoded at a time (default: 32 on the CPU, 256 on a GPU)",
+        help="captions encoded at a time (default: 32 on the CPU, 128 on a GPU)",
     )
     encoding.add_argument(
         "--dedup",

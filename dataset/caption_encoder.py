@@ -51,7 +51,7 @@ class CaptionEncoder:
     *checkpoint*, *device*, *dtype*, *layer*, *layer_idx* and *model_options* are ``load_clip``'s;
     *store* is the dtype of results (fp16, bf16, fp32), *column* the column of captions in batches,
     *tokenizer* is openclip or diffusers, which reads every ``!`` as padding. *batch_size* captions
-    are encoded at a time, however large batches are; None: 32 on the CPU, 256 on a GPU.
+    are encoded at a time, however large batches are; None: 32 on the CPU, 128 on a GPU.
     """
 
     def __init__(

@@ -15,11 +15,12 @@ from typing import Any, Protocol
 
 import torch
 
-from ..sd2.errors import OptionError, SD2ClipError, and_more, how_to_install
+from ..sd2.errors import OptionError, SD2ClipError, and_more
 from ..sd2.files.checkpoint import open_checkpoint
 from ..sd2.tokens.chunks import pad_chunk
 from .encoded_rows import LATENTS, POOLED, EncodedRows
 from .inputs.captions import Caption
+from .inputs.rows import NEEDS_PYARROW
 from .manifest import IncompleteError, read_manifest
 from .storage import Folder
 from .tokenizers import tokenize
@@ -53,8 +54,7 @@ class EncodedCaptions:
         self._open = _OPENERS.get(manifest.settings["file_format"])
         if self._open is _ParquetRows and find_spec("pyarrow") is None:
             raise OptionError(
-                f"{folder} is in parquet, and reading it needs pyarrow. "
-                f"{how_to_install('pyarrow', 'dataset')} "
+                f"{folder} is in parquet, and reading it {NEEDS_PYARROW} "
                 "Or write the folder with --format safetensors."
             )
         if self._open is None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
-from ...sd2.errors import OptionError, how_to_install
+from ...sd2.errors import OptionError
 from ..encoded_rows import EncodedRows, OutputFile, valid_text
+from ..inputs.rows import NEEDS_PYARROW
 from ..tokenizers import content_id
 from .base import Format
 
@@ -24,9 +25,7 @@ class Keys(Format):
         try:
             import pyarrow  # noqa: F401
         except ImportError as error:
-            raise OptionError(
-                f"--dedup global needs pyarrow. {how_to_install('pyarrow', 'dataset')}"
-            ) from error
+            raise OptionError(f"--dedup global {NEEDS_PYARROW}") from error
 
     def files(
         self, rows: EncodedRows, stem: str, settings: Mapping[str, Any]

@@ -6,9 +6,10 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ...sd2.errors import OptionError, how_to_install
+from ...sd2.errors import OptionError
 from ..caption_encoder import METADATA_KEY
 from ..encoded_rows import EncodedRows, OutputFile, valid_text
+from ..inputs.rows import NEEDS_PYARROW
 from .base import Format
 
 if TYPE_CHECKING:
@@ -29,8 +30,7 @@ class Parquet(Format):
             from ..arrow_table import LAYOUTS
         except ImportError as error:
             raise OptionError(
-                f"Writing parquet needs pyarrow. {how_to_install('pyarrow', 'dataset')} "
-                "Or choose --format safetensors."
+                f"Writing parquet {NEEDS_PYARROW} Or choose --format safetensors."
             ) from error
         if settings["stored_in"] == "bfloat16":
             raise OptionError("Parquet has no bf16. Choose --store fp16 or --format safetensors.")

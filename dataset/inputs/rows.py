@@ -315,7 +315,8 @@ class _TarInfo(tarfile.TarInfo):
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
         # What tarfile calls for every header, and its source says may be overridden. ``frombuf``,
-        # which has a public name, is not called by Python 3.12.3 and later.
+        # which has a public name, is not: distributions' patched Pythons (seen in a 3.12.3) call a
+        # private one instead.
         if self.type in _EXTENDED_HEADERS and self.size > MAX_TAR_HEADER_BYTES:
             raise tarfile.ReadError(f"a header of {self.size:,} bytes")
         return super()._proc_member(archive)  # type: ignore[misc,no-any-return]
